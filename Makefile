@@ -1,0 +1,43 @@
+# Each target sets up what it needs; a second call installs nothing and needs no network.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help train test lint data tensorboard clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@echo '  e.g. make train ARGS="trainer.max_epochs=2 seed=1"'
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12 ..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing about 6 GB of packages (PyTorch with CUDA); this takes a few minutes, once."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+train: $(INSTALLED) ## train cnn_c on Fashion-MNIST (20 epochs); more settings in ARGS
+	$(BIN)/python train.py model=cnn_c optim=sgd $(ARGS)
+
+test: $(INSTALLED) ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(INSTALLED) ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+data: $(INSTALLED) ## get and verify Fashion-MNIST
+	$(BIN)/python -m fmnist_lit.data.sources $(ARGS)
+
+tensorboard: $(INSTALLED) ## look at all runs below outputs/
+	$(BIN)/tensorboard --logdir outputs $(ARGS)
+
+clean: ## remove caches and build products (not the environment, the data or the runs)
+	rm -rf .pytest_cache .ruff_cache .mypy_cache build dist src/*.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,127 @@
+"""The LightningModule of every model: loss, figures, optimizer and schedule."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+
+from fmnist_lit.data.loader import Batch
+from fmnist_lit.schedules import Schedule
+
+
+class Tally:
+    """Loss and hits of an epoch, summed in tensors on the device, so that no step waits for a number."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.images = 0
+        # Of single precision, 1,875 losses would be added to four digits only.
+        self.batch_losses = torch.zeros((), dtype=torch.float64, device=device)
+        self.losses = torch.zeros((), dtype=torch.float64, device=device)
+        self.hits = torch.zeros((), dtype=torch.int64, device=device)
+
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Count one batch, whose mean loss is given."""
+        loss = loss.detach()
+        self.images += len(labels)
+        self.batch_losses += loss
+        self.losses += loss * len(labels)  # the last batch may be smaller and must weigh less
+        self.hits += (logits.argmax(1) == labels).sum()
+
+    def figures(self) -> dict[str, float]:
+        """Return ``loss`` (mean over images), ``accuracy`` and ``loss_sum`` (over batches)."""
+        images = max(self.images, 1)
+        return {
+            "loss": self.losses.item() / images,
+            "accuracy": self.hits.item() / images,
+            "loss_sum": self.batch_losses.item(),
+        }
+
+
+def part_names(loaders: Any) -> list[str]:
+    """Return the parts ("val", "test") whose loaders Lightning goes through, in its order."""
+    assert isinstance(loaders, dict), "the data module names each loader"
+    return list(loaders)
+
+
+class Classifier(L.LightningModule):
+    """Trains and evaluates a network with cross-entropy on its output.
+
+    Args:
+        model: maps images of (n, 1, 28, 28) to (n, 10).
+        optimizer: makes the optimizer of some parameters.
+        schedule: makes the schedule of an optimizer and the number of steps of the run.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        schedule: Callable[[Optimizer, int], Schedule],
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.make_optimizer, self.make_schedule = optimizer, schedule
+        self.tallies: dict[str, Tally] = {}  # by part: "train", "val", "test"
+        self.test_outputs: list[Tensor] = []  # of the test set, at the end of the run
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images of (n, 1, 28, 28) to the model's output of (n, 10)."""
+        output: Tensor = self.model(images)
+        return output
+
+    def configure_optimizers(self) -> Any:
+        """Return the optimizer and its schedule."""
+        optimizer = self.make_optimizer(self.model.parameters())
+        schedule = self.make_schedule(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": schedule} if schedule else optimizer
+
+    def step(self, batch: Batch, part: str) -> tuple[Tensor, Tensor]:
+        """Compute loss and output of one batch and count them: the one step of all parts."""
+        images, labels = batch
+        output = self.model(images)
+        loss = cross_entropy(output, labels)
+        self.tallies[part].add(loss, output, labels)
+        return loss, output
+
+    def start(self, parts: Iterable[str]) -> None:
+        """Start to count anew."""
+        self.tallies.update({part: Tally(self.device) for part in parts})
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the last epoch's sums."""
+        self.start(["train"])
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch."""
+        return self.step(batch, "train")[0]
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last epoch's sums."""
+        self.start(part_names(self.trainer.val_dataloaders))
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Count a batch of the part whose loader gave it."""
+        self.step(batch, part_names(self.trainer.val_dataloaders)[dataloader_idx])
+
+    def on_validation_epoch_end(self) -> None:
+        """Give callbacks and schedules the figures that they may monitor: of the validation data alone."""
+        if "val" in part_names(self.trainer.val_dataloaders):
+            figures = self.tallies["val"].figures()
+            self.log("val_loss", figures["loss"], logger=False)
+            self.log("val_accuracy", figures["accuracy"], logger=False)
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the last sums."""
+        self.start(part_names(self.trainer.test_dataloaders))
+        self.test_outputs = []
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Count a batch of the part whose loader gave it; keep what the model says of the test set."""
+        part = part_names(self.trainer.test_dataloaders)[dataloader_idx]
+        output = self.step(batch, part)[1]
+        if part == "test":
+            self.test_outputs.append(output)

@@ -1,0 +1,127 @@
+"""The LightningDataModule: split, device, and a loader for each part."""
+
+import lightning as L
+import torch
+
+from fmnist_lit.data.images import CLASSES, Images
+from fmnist_lit.data.loader import Batch, BatchLoader
+from fmnist_lit.errors import UsageError
+
+
+def stratified_split(labels: torch.Tensor, fraction: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Split indices so that each class gives the same fraction, rounded, to the second part.
+
+    Args:
+        labels: integers of (n,).
+        fraction: of each class that goes into the second part, in [0, 1).
+
+    Returns:
+        The indices of both parts, each ascending.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    kept, held_out = [], []
+    for label in labels.unique():
+        members = torch.nonzero(labels == label).squeeze(1)
+        members = members[torch.randperm(len(members), generator=generator)]
+        cut = round(len(members) * fraction)
+        held_out.append(members[:cut])
+        kept.append(members[cut:])
+    return torch.cat(kept).sort().values, torch.cat(held_out).sort().values
+
+
+class DataModule(L.LightningDataModule):
+    """Training, validation and test batches of one data set that lies whole on the training device.
+
+    Args:
+        images: the data set.
+        batch_size: images in a training step.
+        eval_batch_size: images in an evaluation step.
+        val_fraction: of the training images, in [0, 1); 0 means no validation data.
+        split_seed: of the split between training and validation.
+        normalization: a name in ``loader.NORMALIZATION``.
+        watch_test: evaluate the test set after every epoch too.
+        limit: keep only this many training images after the split, equal classes.
+        seed: of the order of the training images.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        batch_size: int,
+        eval_batch_size: int,
+        val_fraction: float,
+        split_seed: int,
+        normalization: str,
+        watch_test: bool,
+        limit: int | None,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.images = images
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.val_fraction, self.split_seed = val_fraction, split_seed
+        self.normalization, self.watch_test = normalization, watch_test
+        self.limit, self.seed = limit, seed
+        self.parts: dict[str, Batch] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Split, and move each part to the training device; once.
+
+        Raises:
+            UsageError: a part would have no images.
+        """
+        if self.parts:
+            return
+        images = self.images
+        train, val = stratified_split(images.train_labels, self.val_fraction, self.split_seed)
+        if self.val_fraction and min(len(train), len(val)) < len(CLASSES):
+            raise UsageError(
+                f"data.val_fraction={self.val_fraction} leaves {len(train)} training and {len(val)} "
+                f"validation images of {len(images.train)}; each part needs at least {len(CLASSES)}."
+            )
+        if self.limit is not None:
+            train = self.limited(train, images.train_labels[train])
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        parts = {
+            "train": (images.train[train], images.train_labels[train]),
+            "val": (images.train[val], images.train_labels[val]),
+            "test": (images.test, images.test_labels),
+        }
+        self.parts = {
+            name: (pixels.to(device), labels.long().to(device))
+            for name, (pixels, labels) in parts.items()
+            if len(pixels)
+        }
+
+    def limited(self, indices: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Keep ``limit`` of the indices, equally many of each class."""
+        assert self.limit is not None
+        if self.limit > len(indices):
+            raise UsageError(f"data.limit={self.limit}: there are only {len(indices)} training images.")
+        each = self.limit // len(CLASSES)
+        return torch.cat([indices[labels == label][:each] for label in range(len(CLASSES))]).sort().values
+
+    def epoch(self) -> int:
+        """Return the trainer's epoch, 0 without a trainer."""
+        return self.trainer.current_epoch if self.trainer else 0
+
+    def train_dataloader(self) -> BatchLoader:
+        """Return shuffled training batches, another order each epoch."""
+        return BatchLoader(*self.parts["train"], self.batch_size, self.normalization, self.seed, self.epoch)
+
+    def evaluation_loader(self, part: str) -> BatchLoader:
+        """Return a part's batches ("train", "val" or "test") in their fixed order."""
+        return BatchLoader(*self.parts[part], self.eval_batch_size, self.normalization)
+
+    def val_dataloader(self) -> dict[str, BatchLoader]:
+        """Return what is evaluated after every epoch, by name."""
+        watched = ["val", "test"] if self.watch_test else ["val"]
+        return {part: self.evaluation_loader(part) for part in watched if part in self.parts}
+
+    def test_dataloader(self) -> dict[str, BatchLoader]:
+        """Return what is evaluated at the end, by name: all parts."""
+        return {part: self.evaluation_loader(part) for part in self.parts}
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Do nothing: the images already lie on the training device."""
+        return batch

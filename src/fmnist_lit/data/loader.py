@@ -1,0 +1,73 @@
+"""Whole batches cut from images that lie in memory on the training device.
+
+Indexing one uint8 tensor a batch at a time is 3 to 4 times faster than a DataLoader that turns each
+sample into a tensor, and it makes the order a function of seed and epoch alone.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+
+from fmnist_lit.data.images import PIXEL_MEAN, PIXEL_STD
+
+# Pixel p from 0 to 255 becomes p * scale - offset.
+NORMALIZATION = {
+    "standard": (1 / (255 * PIXEL_STD), PIXEL_MEAN / PIXEL_STD),
+    "unit": (1 / 255, 0.0),
+    "none": (1.0, 0.0),
+}
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+def normalize(images: torch.Tensor, normalization: str) -> torch.Tensor:
+    """Turn uint8 images of (n, 28, 28) into float32 of (n, 1, 28, 28) by a row of NORMALIZATION."""
+    scale, offset = NORMALIZATION[normalization]
+    return images.unsqueeze(1).to(torch.float32).mul_(scale).sub_(offset)
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> torch.Tensor:
+    """Return a permutation of ``range(count)`` that depends on seed and epoch alone."""
+    # Mixed, so that (seed 0, epoch 1) and (seed 1, epoch 0) are different orders.
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) & 0x7FFF_FFFF_FFFF_FFFF)
+    return torch.randperm(count, generator=generator)
+
+
+class BatchLoader:
+    """Iterates over (images, labels): float32 of (b, 1, 28, 28) and int64 of (b,).
+
+    Args:
+        images: uint8 of (n, 28, 28), on the device where the batches are wanted.
+        labels: int64 of (n,), on the same device.
+        shuffle_seed: shuffle by this seed and the epoch; None keeps the order.
+        epoch: asked for the current epoch whenever an iteration starts.
+    """
+
+    def __init__(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        batch_size: int,
+        normalization: str,
+        shuffle_seed: int | None = None,
+        epoch: Callable[[], int] = lambda: 0,
+    ) -> None:
+        assert len(images) == len(labels) > 0
+        self.images, self.labels = images, labels
+        self.batch_size, self.normalization = batch_size, normalization
+        self.shuffle_seed, self.epoch = shuffle_seed, epoch
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.images) / self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self.shuffle_seed is None:
+            for images, labels in zip(
+                self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True
+            ):
+                yield normalize(images, self.normalization), labels
+            return
+        order = epoch_order(len(self.images), self.shuffle_seed, self.epoch()).to(self.images.device)
+        for chosen in order.split(self.batch_size):
+            yield normalize(self.images[chosen], self.normalization), self.labels[chosen]

@@ -1,0 +1,3 @@
+"""The networks, as plain modules that know nothing of Lightning or Hydra."""
+
+CLASSES = 10

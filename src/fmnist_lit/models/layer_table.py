@@ -1,0 +1,43 @@
+"""A model's layers as the reports print them: type, output shape and parameters."""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+
+class Row(NamedTuple):
+    """One layer: its type, its output's shape without the batch, and its trainable parameters."""
+
+    layer: str
+    output: tuple[int, ...]
+    parameters: int
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Count the trainable parameters."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def layer_table(model: nn.Module) -> list[Row]:
+    """List the innermost layers in the order in which a real forward pass of one image calls them.
+
+    As in the reports, what only reshapes is left out.
+    """
+    rows: list[Row] = []
+
+    def record(layer: nn.Module, _: object, output: torch.Tensor) -> None:
+        rows.append(Row(type(layer).__name__, tuple(output.shape[1:]), parameter_count(layer)))
+
+    innermost = [layer for layer in model.modules() if not list(layer.children())]
+    printed = [layer for layer in innermost if not getattr(layer, "only_reshapes", False)]
+    hooks = [layer.register_forward_hook(record) for layer in printed]
+    training = model.training
+    try:
+        with torch.inference_mode():
+            model.eval()(torch.zeros(1, 1, 28, 28))
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    return rows

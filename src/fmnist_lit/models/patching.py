@@ -1,0 +1,81 @@
+"""How an MLP sees an image: whole, or as patches (report five_models, "patching").
+
+Each module turns images of (n, 1, 28, 28) into rows of ``features`` numbers: (n, features), or
+(n, patches, features) where the network is to run on every patch by itself.
+"""
+
+import torch
+from torch import Tensor, nn
+
+SIDE = 28
+
+
+def cut(images: Tensor, size: int) -> Tensor:
+    """Cut (n, 1, 28, 28) into (n, patches, size * size), patches and their pixels row by row."""
+    assert SIDE % size == 0, f"patches of {size} pixels do not fill an image"
+    patches = images.unfold(2, size, size).unfold(3, size, size)
+    return patches.reshape(len(images), (SIDE // size) ** 2, size * size)
+
+
+def join(patches: Tensor) -> Tensor:
+    """Put the patches of ``cut`` together again: (n, patches, size * size) to (n, 1, 28, 28)."""
+    size = int(patches.shape[2] ** 0.5)
+    across = SIDE // size
+    grid = patches.reshape(len(patches), across, across, size, size)
+    return grid.transpose(2, 3).reshape(len(patches), 1, SIDE, SIDE)
+
+
+class Whole(nn.Module):
+    """No patches: (n, 784), row by row."""
+
+    only_reshapes = True
+
+    def __init__(self, size: None = None) -> None:
+        super().__init__()
+        self.features = SIDE * SIDE
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Flatten."""
+        return images.flatten(1)
+
+
+class Concat(nn.Module):
+    """Patches side by side: (n, 784), a permutation of the pixels, which an MLP cannot notice."""
+
+    only_reshapes = True
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.features = size, SIDE * SIDE
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Cut and flatten."""
+        return cut(images, self.size).flatten(1)
+
+
+class Shared(nn.Module):
+    """Each patch for itself: (n, patches, size * size); the MLP averages its features over them."""
+
+    only_reshapes = True
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.features = size, size * size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Cut."""
+        return cut(images, self.size)
+
+
+class Embed(nn.Module):
+    """One Linear layer for all patches, results side by side: (n, patches * dim)."""
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        self.size, self.features = size, (SIDE // size) ** 2 * dim
+        self.embedding = nn.Linear(size * size, dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Cut, embed and flatten."""
+        embedded: torch.Tensor = self.embedding(cut(images, self.size))
+        return embedded.flatten(1)

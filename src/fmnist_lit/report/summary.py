@@ -1,0 +1,90 @@
+"""Tables for the terminal: of one run, and of all jobs of a sweep."""
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+
+def summary(directory: Path, metrics: Mapping[str, Any]) -> str:
+    """Return a finished run's figures as a table to print."""
+    table = Table("part")
+    table.add_column("accuracy", justify="right")
+    table.add_column("loss", justify="right")
+    for part in ("train", "val", "test"):
+        figures = metrics[part]
+        if figures is None:
+            table.add_row(part, "-", "-")
+        else:
+            table.add_row(part, f"{figures['accuracy']:.4f}", f"{figures['loss']:.4f}")
+    return "\n".join(
+        [
+            "The best checkpoint in evaluation mode:",
+            rendered(table),
+            f"{metrics['epochs']} epochs, {metrics['seconds']:.0f} s, "
+            f"{metrics['images_per_second']:,.0f} images/s, {metrics['parameters']:,} parameters, "
+            f"seed {metrics['seed']}",
+            f"Everything is in {directory}",
+        ]
+    )
+
+
+def rendered(table: Table) -> str:
+    """Return a table as text, as wide as the terminal."""
+    console = Console(file=io.StringIO())
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().rstrip("\n")
+
+
+def read_job(directory: Path) -> dict[str, Any]:
+    """Read one job of a sweep: its overrides, and its metrics or the reason why it has none."""
+    overrides = OmegaConf.load(directory / ".hydra" / "overrides.yaml")
+    job = {"job": directory.name, "overrides": list(overrides), "metrics": None, "reason": "unfinished"}
+    if (directory / "metrics.json").exists():
+        job |= {"metrics": json.loads((directory / "metrics.json").read_text()), "reason": None}
+    elif (directory / "failure.json").exists():
+        job["reason"] = json.loads((directory / "failure.json").read_text())["reason"]
+    return job
+
+
+def rank(job: Mapping[str, Any]) -> tuple[bool, float]:
+    """Order jobs by validation accuracy, best first; without one by test accuracy; failed ones last."""
+    if job["metrics"] is None:
+        return (True, 0.0)
+    return (False, -(job["metrics"]["val"] or job["metrics"]["test"])["accuracy"])
+
+
+def sweep_summary(directory: Path) -> tuple[str, int]:
+    """Return a table of all jobs below a sweep's directory, best first, and the number without a result."""
+    jobs = [read_job(path.parent) for path in directory.glob("*/.hydra")]
+    jobs.sort(key=lambda job: (*rank(job), int(job["job"]) if job["job"].isdigit() else 0))
+    common = [item for item in jobs[0]["overrides"] if all(item in job["overrides"] for job in jobs)]
+    table = Table("job")
+    table.add_column("differs in", overflow="fold")
+    for name in ("val accuracy", "test accuracy", "seconds"):
+        table.add_column(name, justify="right")
+    for job in jobs:
+        differs = " ".join(item for item in job["overrides"] if item not in common)
+        table.add_row(job["job"], differs, *sweep_figures(job["metrics"]))
+    failed = [job for job in jobs if job["metrics"] is None]
+    lines = [
+        f"{len(jobs)} jobs, best validation accuracy first; all with {' '.join(common) or 'the defaults'}:",
+        rendered(table),
+        *(f"job {job['job']} failed: {job['reason']}" for job in failed),
+        f"Everything is in {directory}",
+    ]
+    return "\n".join(lines), len(failed)
+
+
+def sweep_figures(metrics: Mapping[str, Any] | None) -> tuple[str, str, str]:
+    """Return a job's cells."""
+    if metrics is None:
+        return ("failed", "-", "-")
+    val = f"{metrics['val']['accuracy']:.4f}" if metrics["val"] else "-"
+    return (val, f"{metrics['test']['accuracy']:.4f}", f"{metrics['seconds']:.0f}")

@@ -1,0 +1,214 @@
+"""One run from a config: seed, build, fit, test, and the run directory that is all that is left of it."""
+
+import logging
+import math
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from omegaconf import OmegaConf
+
+from fmnist_lit import record, tensorboard
+from fmnist_lit.build import build
+from fmnist_lit.classifier import Classifier
+from fmnist_lit.data.datamodule import DataModule
+from fmnist_lit.errors import UsageError, UserError
+from fmnist_lit.history import History
+from fmnist_lit.models.initialization import initialize
+from fmnist_lit.models.layer_table import parameter_count
+from fmnist_lit.progress import ProgressBar
+from fmnist_lit.report.summary import summary
+from fmnist_lit.storage import write_json, write_whole
+
+log = logging.getLogger(__name__)
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint under another name and renames it: a killed run leaves no half of one."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Save whole or not at all."""
+        temporary = Path(path).with_suffix(".part")
+        super().save_checkpoint(checkpoint, temporary, storage_options)
+        os.replace(temporary, path)
+
+
+def run(
+    config: Mapping[str, Any], directory: Path, choices: Mapping[str, str], command: str
+) -> dict[str, Any]:
+    """Train, test and write everything into ``directory``.
+
+    Args:
+        config: resolved and checked.
+        directory: of this run alone; it gets config.yaml, checkpoints/, history.csv, metrics.json and
+            TensorBoard's events.
+        choices: the option chosen of each config group.
+        command: that starts the same run again.
+
+    Returns:
+        What metrics.json holds.
+
+    Raises:
+        UserError: the run cannot start or cannot end well; the message says why.
+    """
+    quiet_lightning()
+    claim(directory, config)
+    started = time.perf_counter()
+    if config["threads"]:
+        torch.set_num_threads(config["threads"])
+    L.seed_everything(config["seed"], verbose=False)
+    classifier = build_classifier(config)
+    data: DataModule = build(config["data"], seed=config["seed"])
+    history = History(directory / "history.csv")
+    trainer = build_trainer(config, directory, history)
+    log.info("Run directory: %s", directory)
+    log.info("Device: %s", record.device_name(trainer.strategy.root_device))
+
+    fit(trainer, classifier, data)
+    keep_last_as_best(directory)
+    load_weights(classifier, directory / "checkpoints" / "best.ckpt")
+    trainer.test(classifier, datamodule=data, verbose=False)
+
+    metrics = final_metrics(config, classifier, history, command, time.perf_counter() - started)
+    check_loss(config, classifier, metrics)
+    tensorboard.log_run(trainer, classifier, data, config, choices, metrics)
+    write_json(directory / "metrics.json", metrics)  # last: a run that has it is finished
+    log.info("%s", summary(directory, metrics))
+    return metrics
+
+
+def quiet_lightning() -> None:
+    """Leave out what Lightning says to every run: devices, tips, and its own use of deprecated names."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module=r"lightning\.")
+
+
+def claim(directory: Path, config: Mapping[str, Any]) -> None:
+    """Store the config in the run directory, unless there already is a run."""
+    if (directory / "config.yaml").exists():
+        raise UsageError(f"{directory} already holds a run. Name another folder, or leave hydra.run.dir out.")
+    write_whole(directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
+
+
+def build_classifier(config: Mapping[str, Any]) -> Classifier:
+    """Build the model, draw its weights, and wrap it for training."""
+    model = build(config["model"])
+    initialize(model, **config["init"])
+    return Classifier(
+        model,
+        optimizer=lambda parameters: build(config["optim"], parameters),
+        schedule=partial(build, config["schedule"]),
+    )
+
+
+def build_trainer(config: Mapping[str, Any], directory: Path, history: History) -> L.Trainer:
+    """Build the trainer with its callbacks and loggers."""
+    settings = dict(config["trainer"])
+    if settings["accelerator"] == "gpu" and not torch.cuda.is_available():
+        raise UserError("trainer=gpu: PyTorch sees no CUDA device here. Choose trainer=auto or trainer=cpu.")
+    if settings["accelerator"] == "auto":
+        settings["accelerator"] = "gpu" if torch.cuda.is_available() else "cpu"
+    loggers = [build(node, save_dir=directory) for node in config["logger"].values() if node]
+    trainer: L.Trainer = build(
+        settings,
+        logger=loggers,
+        callbacks=[history, ProgressBar(), *monitoring_callbacks(config, directory)],
+        plugins=[WholeCheckpoints()],
+        default_root_dir=directory,
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    return trainer
+
+
+def monitoring_callbacks(config: Mapping[str, Any], directory: Path) -> list[L.Callback]:
+    """Build what keeps checkpoints and stops early. Without validation data the last epoch is the best."""
+    settings = config["callbacks"]
+    monitor, folder = settings["monitor"], directory / "checkpoints"
+    mode = "max" if monitor == "val_accuracy" else "min"
+    keep = partial(ModelCheckpoint, dirpath=folder, enable_version_counter=False)
+    callbacks: list[L.Callback] = []
+    if config["data"]["val_fraction"] > 0:
+        callbacks.append(keep(filename="best", monitor=monitor, mode=mode))
+    if settings["patience"] is not None:
+        callbacks.append(
+            EarlyStopping(monitor, settings["min_delta"], settings["patience"], mode=mode, verbose=True)
+        )
+    return [*callbacks, keep(filename="last", save_on_train_epoch_end=True)]
+
+
+def fit(trainer: L.Trainer, classifier: Classifier, data: DataModule) -> None:
+    """Train; an interrupt ends the run here, as it would end any program."""
+    try:
+        trainer.fit(classifier, datamodule=data)
+    except SystemExit as error:  # Lightning's own answer to Ctrl-C
+        raise KeyboardInterrupt from error
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+
+
+def keep_last_as_best(directory: Path) -> None:
+    """Copy the last checkpoint where no validation data chose a best one."""
+    best, last = (directory / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+    if not best.exists():
+        shutil.copyfile(last, best)
+
+
+def load_weights(classifier: Classifier, checkpoint: Path) -> None:
+    """Load a checkpoint's weights. No code in it is run."""
+    weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    classifier.load_state_dict(weights)
+
+
+def final_metrics(
+    config: Mapping[str, Any], classifier: Classifier, history: History, command: str, seconds: float
+) -> dict[str, Any]:
+    """Return what metrics.json holds. Figures are in evaluation mode with the checkpoint that is tested."""
+    parts: dict[str, Any] = dict.fromkeys(("train", "val", "test"))
+    for part, tally in classifier.tallies.items():
+        figures = tally.figures()
+        parts[part] = {name: finite(part, figures[name]) for name in ("accuracy", "loss")}
+    return {
+        **parts,
+        "epochs": len(history.rows),
+        "seconds": seconds,
+        "images_per_second": history.images / history.steps_s,
+        "parameters": parameter_count(classifier.model),
+        "device": record.device_name(classifier.device),
+        "seed": config["seed"],
+        "versions": record.versions(),
+        "commit": record.commit(),
+        "command": command,
+    }
+
+
+def finite(part: str, figure: float) -> float:
+    """Return a figure that is a number, else end the run."""
+    if not math.isfinite(figure):
+        raise UserError(
+            f"the {part} loss is {figure}: training diverged. Try a lower learning rate: optim.lr=..."
+        )
+    return figure
+
+
+def check_loss(config: Mapping[str, Any], classifier: Classifier, metrics: Mapping[str, Any]) -> None:
+    """Hold the training loss against its floor, if debug says so."""
+    within = config["debug"]["loss_within"]
+    if within is None:
+        return
+    floor, loss = float(classifier.model.loss_floor), metrics["train"]["loss"]  # type: ignore[arg-type]
+    verdict = f"training loss {loss:.4f}, floor {floor:.4f}, allowed distance {within}"
+    if loss - floor > within:
+        raise UserError(f"the model did not learn its few images by heart: {verdict}.")
+    log.info("Learnt by heart: %s.", verdict)

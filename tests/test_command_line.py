@@ -1,0 +1,86 @@
+"""train.py as a user calls it: exit statuses, messages, sweeps."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, SMALL
+
+
+def train(*arguments: str, timeout: int = 120) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "train.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+
+
+# The fault, the exit status, and what the message must name.
+FAULTS = {
+    "model=cnn_d": (2, ["model=cnn_d", "cnn_a, cnn_b, cnn_c, mlp4, mlp_custom"]),
+    "modle=cnn_c": (2, ["modle", "Did you mean model?"]),
+    "optim.lrr=0.1": (2, ["optim.lrr", "Did you mean lr?", "momentum"]),
+    "optim.lr=${foo}": (2, ["foo", "optim.lr"]),
+    "seed=???": (2, ["seed"]),
+    "optim=[": (2, ["optim=["]),
+    "=3": (2, ["override"]),
+    "patch.size=5": (2, ["patch.size=5", "2, 4, 7 or 14"]),
+    "trainer.max_epochs=-3": (2, ["trainer.max_epochs=-3", "1 or more"]),
+    "data.val_fraction=1.5": (2, ["data.val_fraction=1.5", "less than 1"]),
+    "hydra.run.dir=LICENSE/run": (1, ["LICENSE", "Not a directory"]),
+    "output_dir=LICENSE": (1, ["LICENSE"]),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_mistake_gets_one_message(fault: str, tmp_path: Path) -> None:
+    status, parts = FAULTS[fault]
+    where = [] if "dir=" in fault else [f"output_dir={tmp_path}"]
+    answer = train(*where, fault)
+    assert answer.returncode == status
+    assert answer.stdout == ""
+    assert answer.stderr.startswith("error: ")
+    assert len(answer.stderr.splitlines()) == 1
+    for part in parts:
+        assert part in answer.stderr
+    assert not list(tmp_path.iterdir()), "nothing may be left behind"
+
+
+def test_a_run_and_its_directory(tmp_path: Path) -> None:
+    answer = train(*SMALL, "model=mlp4", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run")
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stderr == ""
+    assert "Device: cpu" in answer.stdout
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert f"{metrics['test']['accuracy']:.4f}" in answer.stdout
+    assert metrics["command"].startswith("python train.py data=synthetic")
+    written = (tmp_path / "run" / "train.log").read_text()
+    assert "Device: cpu" in written
+    assert "epoch 1/1" in written
+
+    again = train(*SMALL, "model=mlp4", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run")
+    assert again.returncode == 2
+    assert "already holds a run" in again.stderr
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == metrics
+
+
+def test_a_sweep_survives_a_failed_job_and_ends_with_a_table(tmp_path: Path) -> None:
+    jobs = ("model=mlp4,cnn_a", "patch=none,shared", "seed=0,1")
+    answer = train("-m", *SMALL, *jobs, "debug=fast", f"hydra.sweep.dir={tmp_path}/sweep")
+    assert answer.returncode == 1
+    assert "Traceback" not in answer.stderr
+    table = answer.stdout[answer.stdout.index("8 jobs, best validation accuracy first") :]
+    assert table.count("needs an MLP") == 2
+    finished = {path.parent.name for path in (tmp_path / "sweep").glob("*/metrics.json")}
+    failed = {path.parent.name for path in (tmp_path / "sweep").glob("*/failure.json")}
+    assert (len(finished), len(failed)) == (6, 2)
+    rows = [line.split("│") for line in table.splitlines() if line.startswith("│")]
+    order = [row[3].strip() for row in rows if row[1].strip()]
+    assert order[:6] == sorted(order[:6], reverse=True)
+    assert order[6:] == ["failed", "failed"]
+
+
+def test_a_sweep_without_failures_ends_with_status_0(tmp_path: Path) -> None:
+    answer = train("-m", *SMALL, "model=mlp4", "seed=0,1", "debug=fast", f"hydra.sweep.dir={tmp_path}/sweep")
+    assert answer.returncode == 0, answer.stderr
+    assert "2 jobs" in answer.stdout

@@ -1,0 +1,178 @@
+"""The five networks, their patching modes and their initialization."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fmnist_lit.build import build
+from fmnist_lit.config import SCHEMES as KNOWN_SCHEMES
+from fmnist_lit.models.cnn import CNNB, DOUBLE_SOFTMAX_FLOOR
+from fmnist_lit.models.initialization import SCHEMES, initialize
+from fmnist_lit.models.layer_table import layer_table, parameter_count
+from fmnist_lit.models.mlp import MLP
+from fmnist_lit.models.patching import Concat, Embed, Shared, cut, join
+
+
+def dense(width: int, parameters: int, *more: str) -> list[tuple[str, tuple[int, ...], int]]:
+    return [("Linear", (width,), parameters), *((name, (width,), 0) for name in more)]
+
+
+# Report five_models, the layer tables as printed: type, output shape, parameters.
+TABLES = {
+    "mlp4": [
+        *dense(500, 392_500, "ReLU", "Dropout"),
+        *dense(250, 125_250, "ReLU", "Dropout"),
+        *dense(250, 62_750, "ReLU", "Dropout"),
+        *dense(10, 2_510),
+    ],
+    "mlp_custom": [
+        *dense(900, 706_500, "LeakyReLU", "Dropout"),
+        *dense(500, 450_500, "LeakyReLU", "Dropout"),
+        *dense(450, 225_450, "LeakyReLU", "Dropout"),
+        *dense(250, 112_750, "LeakyReLU", "Dropout"),
+        *dense(10, 2_510),
+    ],
+    "cnn_a": [
+        ("Conv2d", (4, 28, 28), 40),
+        ("BatchNorm2d", (4, 28, 28), 8),
+        ("ReLU", (4, 28, 28), 0),
+        ("MaxPool2d", (4, 14, 14), 0),
+        ("Conv2d", (4, 14, 14), 148),
+        ("BatchNorm2d", (4, 14, 14), 8),
+        ("ReLU", (4, 14, 14), 0),
+        ("MaxPool2d", (4, 7, 7), 0),
+        *dense(10, 1_970),
+    ],
+    "cnn_b": [
+        ("Conv2d", (32, 28, 26), 320),
+        ("ReLU", (32, 28, 26), 0),
+        ("MaxPool2d", (32, 14, 13), 0),
+        *dense(100, 582_500, "ReLU"),
+        *dense(10, 1_010, "Softmax"),
+    ],
+    "cnn_c": [
+        ("Conv2d", (32, 28, 26), 320),
+        ("ReLU", (32, 28, 26), 0),
+        ("MaxPool2d", (32, 14, 13), 0),
+        ("Conv2d", (4, 14, 13), 1_156),
+        ("BatchNorm2d", (4, 14, 13), 8),
+        ("ReLU", (4, 14, 13), 0),
+        ("MaxPool2d", (4, 7, 6), 0),
+        *dense(100, 16_900, "LeakyReLU", "Dropout"),
+        *dense(150, 15_150, "LeakyReLU", "Dropout"),
+        *dense(10, 1_510),
+    ],
+}
+PARAMETERS = {"mlp4": 583_010, "mlp_custom": 1_497_710, "cnn_a": 2_174, "cnn_b": 583_830, "cnn_c": 35_044}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_layers_are_those_of_the_report(name: str, composed: Any) -> None:
+    model = build(composed(f"model={name}")["model"])
+    assert [tuple(row) for row in layer_table(model)] == TABLES[name]
+    assert parameter_count(model) == PARAMETERS[name]
+    assert model(torch.rand(3, 1, 28, 28)).shape == (3, 10)
+
+
+def test_softmax_head_gives_probabilities_and_a_floor() -> None:
+    torch.manual_seed(0)
+    model, images = CNNB(head="softmax"), torch.rand(4, 1, 28, 28)
+    torch.testing.assert_close(model(images).sum(1), torch.ones(4))
+    assert round(DOUBLE_SOFTMAX_FLOOR, 4) == 1.4612
+    perfect = nn.functional.cross_entropy(torch.eye(10), torch.arange(10))
+    assert perfect.item() == pytest.approx(model.loss_floor)
+
+    corrected = CNNB(head="logits")
+    corrected.load_state_dict(model.state_dict())
+    torch.testing.assert_close(corrected(images).softmax(1), model(images))
+    assert corrected.loss_floor == 0
+
+
+def test_dropout_and_slope_reach_the_layers(composed: Any) -> None:
+    for name in ("mlp_custom", "cnn_c"):
+        model = build(composed(f"model={name}", "model.dropout=0.4", "model.negative_slope=0.3")["model"])
+        assert {layer.p for layer in model.modules() if isinstance(layer, nn.Dropout)} == {0.4}
+        slopes = {layer.negative_slope for layer in model.modules() if isinstance(layer, nn.LeakyReLU)}
+        assert slopes == {0.3}
+
+
+@pytest.mark.parametrize("size", [2, 4, 7, 14])
+def test_cutting_can_be_undone(size: int) -> None:
+    images = torch.rand(3, 1, 28, 28)
+    patches = cut(images, size)
+    assert patches.shape == (3, (28 // size) ** 2, size * size)
+    corner = images[1, 0, :size, size : 2 * size]  # the second patch lies to the right of the first
+    torch.testing.assert_close(patches[1, 1], corner.flatten(), rtol=0, atol=0)
+    torch.testing.assert_close(join(patches), images, rtol=0, atol=0)
+
+
+def test_concatenated_patches_are_a_permutation_an_mlp_cannot_notice() -> None:
+    images = torch.rand(5, 1, 28, 28)
+    plain, patched = MLP([20], dropout=0), MLP([20], dropout=0, patch=Concat(7))
+    order = cut(torch.arange(784.0).reshape(1, 1, 28, 28), 7).flatten().long()
+    weights = plain.state_dict()
+    weights["hidden.0.weight"] = weights["hidden.0.weight"][:, order]
+    patched.load_state_dict(weights)
+    torch.testing.assert_close(patched(images), plain(images))
+
+
+def test_shared_layers_see_a_patch_at_a_time_and_are_averaged() -> None:
+    images = torch.rand(5, 1, 28, 28)
+    model = MLP([20, 12], dropout=0, patch=Shared(4))
+    features = [model.hidden(patch) for patch in cut(images, 4).unbind(1)]
+    torch.testing.assert_close(model(images), model.output(torch.stack(features).mean(0)))
+    assert model.hidden[0].in_features == 16
+    moved = join(cut(images, 4).flip(1))  # position is lost
+    torch.testing.assert_close(model(moved), model(images))
+
+
+def test_embedding_is_shared_and_keeps_the_position() -> None:
+    images = torch.rand(5, 1, 28, 28)
+    patch = Embed(14, dim=6)
+    expected = torch.cat([patch.embedding(piece) for piece in cut(images, 14).unbind(1)], dim=1)
+    torch.testing.assert_close(patch(images), expected)
+    assert MLP([20], patch=patch).hidden[0].in_features == 24
+
+
+def drawn(scheme: str) -> tuple[nn.Linear, nn.Conv2d]:
+    torch.manual_seed(0)
+    linear, conv = nn.Linear(784, 500), nn.Conv2d(32, 64, 3)
+    initialize(nn.ModuleList([linear, conv]), linear=scheme, conv=scheme, std=0.03)
+    return linear, conv
+
+
+# Standard deviations by the formulas of Glorot and Bengio 2010 and He et al. 2015; fans of the convolution:
+# 32 * 9 in, 64 * 9 out.
+STD = {
+    "normal": (0.03, 0.03),
+    "xavier_uniform": (math.sqrt(2 / (784 + 500)), math.sqrt(2 / (288 + 576))),
+    "xavier_normal": (math.sqrt(2 / (784 + 500)), math.sqrt(2 / (288 + 576))),
+    "he_uniform": (math.sqrt(2 / 784), math.sqrt(2 / 288)),
+    "he_normal": (math.sqrt(2 / 784), math.sqrt(2 / 288)),
+}
+
+
+@pytest.mark.parametrize("scheme", STD)
+def test_initialization_has_its_papers_deviation(scheme: str) -> None:
+    for layer, std in zip(drawn(scheme), STD[scheme], strict=True):
+        assert layer.weight.std().item() == pytest.approx(std, rel=0.02)
+        assert not layer.bias.any()
+        bounded = layer.weight.abs().max() <= std * math.sqrt(3) * 1.001
+        assert bounded == scheme.endswith("uniform")
+
+
+def test_initialization_by_layer_type() -> None:
+    torch.manual_seed(0)
+    linear, conv = nn.Linear(784, 500), nn.Conv2d(32, 64, 3)
+    before = linear.weight.clone()
+    initialize(nn.ModuleList([linear, conv]), linear="default", conv="he_normal", std=0.03)
+    assert torch.equal(linear.weight, before)
+    assert linear.bias.any()
+    assert conv.weight.std().item() == pytest.approx(STD["he_normal"][1], rel=0.02)
+
+
+def test_config_knows_the_schemes() -> None:
+    assert set(KNOWN_SCHEMES) == {"default", *SCHEMES}

@@ -1,0 +1,239 @@
+"""Whole runs on drawn images: what is in the run directory, and whether the figures are right."""
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from fmnist_lit.build import build
+from fmnist_lit.data.loader import epoch_order, normalize
+from fmnist_lit.errors import UsageError, UserError
+from fmnist_lit.models.initialization import initialize
+
+
+def weights(directory: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    checkpoint = torch.load(directory / "checkpoints" / f"{name}.ckpt", weights_only=True)
+    return {key.removeprefix("model."): value for key, value in checkpoint["state_dict"].items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def history(directory: Path) -> list[dict[str, float]]:
+    with (directory / "history.csv").open() as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def test_run_directory_is_complete(trained: Any, composed: Any) -> None:
+    directory, metrics = trained("model=mlp4", "seed=3")
+    assert json.loads((directory / "metrics.json").read_text()) == metrics
+    assert {path.name for path in (directory / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    for part in ("train", "val", "test"):
+        assert 0 <= metrics[part]["accuracy"] <= 1
+        assert metrics[part]["loss"] > 0
+    assert metrics["epochs"] == 2
+    assert metrics["parameters"] == 583_010
+    assert metrics["seed"] == 3
+    assert metrics["device"].startswith("cpu: ")
+    assert metrics["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert metrics["command"] == "python train.py model=mlp4 seed=3"
+    rows = history(directory)
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert list(rows[0]) == [
+        *("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy"),
+        *("loss_sum", "learning_rate", "seconds", "images_per_second"),
+    ]
+    assert all(row["seconds"] > 0 and row["images_per_second"] > 0 for row in rows)
+    assert "_target_: fmnist_lit.models.mlp.MLP" in (directory / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", ["mlp4", "cnn_c"])
+def test_training_equals_a_plain_loop(name: str, trained: Any, composed: Any) -> None:
+    """The same bits as a loop without Lightning: weights, loss sums, and figures of every part."""
+    overrides = (f"model={name}", "init=he_normal", "optim=adam", "data.batch_size=32", "seed=5")
+    directory, metrics = trained(*overrides)
+    config = composed("data=synthetic", "data.images.train=200", "data.images.test=100", *overrides)
+
+    torch.manual_seed(5)
+    model = build(config["model"])
+    initialize(model, **config["init"])
+    data = build(config["data"], seed=5)
+    data.setup()
+    images, labels = data.parts["train"]
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
+    sums = []
+    for epoch in range(2):
+        model.train()
+        sums.append(0.0)
+        for chosen in epoch_order(len(images), 5, epoch).split(32):
+            optimizer.zero_grad()
+            loss = cross_entropy(model(normalize(images[chosen], "standard")), labels[chosen])
+            loss.backward()
+            optimizer.step()
+            sums[-1] += loss.item()
+    assert same(weights(directory), model.state_dict())
+    assert [row["loss_sum"] for row in history(directory)] == pytest.approx(sums, rel=1e-12)
+
+    model.load_state_dict(weights(directory, "best"))
+    model.eval()
+    for part, (images, labels) in data.parts.items():
+        with torch.inference_mode():
+            output = model(normalize(images, "standard"))
+        assert metrics[part]["accuracy"] == pytest.approx((output.argmax(1) == labels).double().mean().item())
+        assert metrics[part]["loss"] == pytest.approx(cross_entropy(output, labels).item(), rel=1e-5)
+
+
+def test_same_seed_same_bits_other_seed_other_bits(trained: Any) -> None:
+    first, metrics = trained("model=cnn_c")
+    again, repeated = trained("model=cnn_c")
+    assert same(weights(first), weights(again))
+    assert same(weights(first, "best"), weights(again, "best"))
+    times = ("seconds", "images_per_second")
+    assert {k: v for k, v in metrics.items() if k not in times} == {
+        k: v for k, v in repeated.items() if k not in times
+    }
+    other, _ = trained("model=cnn_c", "seed=1")
+    assert not same(weights(first), weights(other))
+
+
+def test_best_checkpoint_is_the_first_epoch_with_the_highest_validation_accuracy(trained: Any) -> None:
+    # A rate this high makes the figures go up and down.
+    directory, metrics = trained("model=mlp4", "optim.lr=0.2", "trainer.max_epochs=6")
+    accuracies = [row["val_accuracy"] for row in history(directory)]
+    best = accuracies.index(max(accuracies))
+    checkpoint = torch.load(directory / "checkpoints" / "best.ckpt", weights_only=True)
+    assert checkpoint["epoch"] == best
+    assert best < 5, "choose a rate at which the last epoch is not the best"
+    assert metrics["val"]["accuracy"] == pytest.approx(max(accuracies), abs=1e-6)
+
+    directory, metrics = trained(
+        "model=mlp4", "optim.lr=0.2", "trainer.max_epochs=6", "callbacks.monitor=val_loss"
+    )
+    assert metrics["val"]["loss"] == pytest.approx(
+        min(row["val_loss"] for row in history(directory)), abs=1e-6
+    )
+
+
+def test_without_validation_data_the_last_epoch_is_the_best(trained: Any) -> None:
+    directory, metrics = trained("model=mlp4", "data.val_fraction=0")
+    assert metrics["val"] is None
+    assert same(weights(directory, "best"), weights(directory, "last"))
+    assert "val_loss" not in history(directory)[0]
+
+
+def test_watching_the_test_set_changes_nothing_but_the_history(trained: Any) -> None:
+    plain, metrics = trained("model=mlp4")
+    watched, same_metrics = trained("model=mlp4", "data.watch_test=true")
+    assert same(weights(plain, "best"), weights(watched, "best"))
+    assert metrics["test"] == same_metrics["test"]
+    best = torch.load(watched / "checkpoints" / "best.ckpt", weights_only=True)["epoch"]
+    row = history(watched)[best]
+    assert row["test_accuracy"] == pytest.approx(metrics["test"]["accuracy"])
+    assert row["val_accuracy"] == pytest.approx(metrics["val"]["accuracy"])
+    only_test, _ = trained("model=mlp4", "data.watch_test=true", "data.val_fraction=0")
+    assert "test_accuracy" in history(only_test)[0]
+
+
+def test_early_stopping(trained: Any) -> None:
+    overrides = ("model=mlp4", "optim.lr=1e-9", "callbacks=early_stopping", "callbacks.patience=2")
+    directory, metrics = trained(*overrides, "trainer.max_epochs=50")  # nothing moves at this rate
+    accuracies = [row["val_accuracy"] for row in history(directory)]
+    assert metrics["epochs"] == len(accuracies) == accuracies.index(max(accuracies)) + 3
+
+
+def rates(directory: Path) -> list[float]:
+    return [row["learning_rate"] for row in history(directory)]
+
+
+def test_schedules(trained: Any) -> None:
+    common = (
+        "model=cnn_a",
+        "optim.lr=0.1",
+        "data.batch_size=160",
+        "trainer.max_epochs=5",
+    )  # one step an epoch
+    assert rates(trained(*common)[0]) == [0.1] * 5
+    cosine = [0.05 * (1 + math.cos(math.pi * step / 5)) for step in range(5)]
+    assert rates(trained(*common, "schedule=cosine")[0]) == pytest.approx(cosine)
+    onecycle = rates(trained(*common, "schedule=onecycle", "schedule.warmup=0.4")[0])
+    assert onecycle[0] == pytest.approx(0.1 / 25)
+    assert max(onecycle) == onecycle[1] == pytest.approx(0.1)
+    assert onecycle[-1] == pytest.approx(0.1 / 25 / 10_000)
+    stuck = (
+        "model=cnn_a",
+        "optim.lr=0.001",
+        "trainer.max_epochs=6",
+        "schedule=plateau",
+        "schedule.patience=1",
+    )
+    for monitor in ("val_accuracy", "val_loss"):
+        falling = rates(trained(*stuck, f"schedule.monitor={monitor}", "schedule.threshold=0.99")[0])
+        assert falling == pytest.approx([1e-3, 1e-3, 1e-3, 1e-4, 1e-4, 1e-5])
+
+
+def test_gradient_clipping_and_deterministic_reach_the_trainer(trained: Any) -> None:
+    plain, _ = trained("model=mlp4", "trainer.deterministic=true")
+    clipped, _ = trained("model=mlp4", "trainer.gradient_clip_val=0.001")
+    assert not same(weights(plain), weights(clipped))
+    torch.use_deterministic_algorithms(False)
+
+
+def test_one_batch_of_each(trained: Any) -> None:
+    _, metrics = trained("model=cnn_b", "debug=fast", "trainer.max_epochs=1", "data.eval_batch_size=50")
+    assert metrics["test"]["accuracy"] * 50 == pytest.approx(round(metrics["test"]["accuracy"] * 50))
+
+
+@pytest.mark.parametrize("name", ["mlp4", "mlp_custom", "cnn_a", "cnn_b", "cnn_c"])
+def test_every_model_learns_a_few_images_by_heart(name: str, trained: Any) -> None:
+    _, metrics = trained(f"model={name}", "debug=overfit", "trainer.max_epochs=100")
+    assert metrics["train"]["accuracy"] == 1
+
+
+def test_a_model_that_cannot_learn_fails_its_overfitting_run(trained: Any) -> None:
+    with pytest.raises(UserError, match="by heart"):
+        trained("model=mlp4", "debug=overfit", "optim.lr=1e-9")
+
+
+def test_divergence_is_said_and_leaves_no_metrics(trained: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"optim\.lr"):
+        trained("model=mlp4", "optim.lr=1e9", "data.val_fraction=0", directory=tmp_path)
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_a_directory_holds_one_run(trained: Any) -> None:
+    directory, _ = trained("model=mlp4", "debug=fast")
+    with pytest.raises(UsageError, match="already holds a run"):
+        trained("model=mlp4", "debug=fast", directory=directory)
+
+
+def test_tensorboard_shows_the_run(trained: Any) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    directory, metrics = trained("model=mlp4", "logger=tensorboard", "patch=shared")
+    tags: dict[str, Any] = {"scalars": set(), "images": set(), "tensors": set()}
+    graph, scalars, hparams = False, {}, b""
+    for path in (directory / "tensorboard").glob("events*"):
+        events = EventAccumulator(str(path), size_guidance={"tensors": 0}).Reload()
+        graph = graph or events.Tags()["graph"]
+        for kind, names in tags.items():
+            names |= set(events.Tags()[kind])
+        scalars |= {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
+        for plugin in ("_hparams_/session_start_info",):
+            if plugin in events.summary_metadata:
+                hparams = events.summary_metadata[plugin].plugin_data.content
+    assert graph
+    for key, value in history(directory)[1].items():
+        if key != "epoch":
+            assert scalars[key][1].value == pytest.approx(value, rel=1e-6)
+            assert scalars[key][1].step == 2
+    assert {"test/confusion_matrix", "test/predictions"} <= tags["images"]
+    assert "config/text_summary" in tags["tensors"]
+    assert b"optim.lr" in hparams
+    assert b"model" in hparams
+    assert scalars["final/test_accuracy"][0].value == pytest.approx(metrics["test"]["accuracy"])
