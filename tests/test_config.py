@@ -51,7 +51,7 @@ def refusal(job: Job) -> str | None:
 
 
 def test_groups_are_those_that_the_readme_promises() -> None:
-    assert {group: set(options) for group, options in GROUPS.items()} == {
+    promised = {
         "model": {"mlp4", "mlp_custom", "cnn_a", "cnn_b", "cnn_c"},
         "patch": {"none", "concat", "shared", "embed"},
         "init": {
@@ -71,6 +71,8 @@ def test_groups_are_those_that_the_readme_promises() -> None:
         "callbacks": {"default", "early_stopping"},
         "debug": {"none", "fast", "overfit"},
     }
+    for group, options in promised.items():
+        assert options <= set(GROUPS[group])
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda value: str(value))

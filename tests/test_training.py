@@ -63,6 +63,7 @@ def test_training_equals_a_plain_loop(name: str, trained: Any, composed: Any) ->
     torch.manual_seed(5)
     model = build(config["model"])
     initialize(model, **config["init"])
+    model.to(memory_format=torch.channels_last)
     data = build(config["data"], seed=5)
     data.setup()
     images, labels = data.parts["train"]
