@@ -207,7 +207,7 @@ def test_a_damaged_file_is_replaced(
     named = fill(tmp_path / "named", files, compressed=True)
     sources.fashion_mnist(str(tmp_path / "data"), str(named))
     assert (raw / "train-images-idx3-ubyte").read_bytes() == whole
-    assert "train-images-idx3-ubyte is damaged" in caplog.text
+    assert "train-images-idx3-ubyte has md5" in caplog.text
 
 
 @pytest.mark.parametrize("damage", ["altered", "truncated gzip", "no gzip"])

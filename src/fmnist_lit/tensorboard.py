@@ -1,5 +1,6 @@
 """What TensorBoard shows beyond scalars, at the end of a run: graph, config, final metrics and figures."""
 
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -62,11 +63,14 @@ def hyperparameters(config: Mapping[str, Any], choices: Mapping[str, str]) -> di
 
 
 def final_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return the metrics of the HPARAMS tab."""
+    """Return the metrics of the HPARAMS tab.
+
+    A run without validation data must have that column too: TensorBoard takes the columns from one run.
+    """
+    missing = {"loss": math.nan, "accuracy": math.nan}
     return {
-        f"final/{part}_{name}": metrics[part][name]
+        f"final/{part}_{name}": (metrics[part] or missing)[name]
         for part in ("train", "val", "test")
-        if metrics[part] is not None
         for name in ("loss", "accuracy")
     }
 

@@ -62,14 +62,14 @@ def fashion_mnist(folder: str, source: str | None = None) -> Images:
 def obtain(folder: Path, source: Path | None) -> Contents:
     """Return the four verified files, by name, from the first source that has each."""
     raw = folder / "FashionMNIST" / "raw"
-    files = read_whole_files(raw)
+    files, _ = read_whole_files(raw)
     if len(files) == len(MD5):
         return files
     try:
         raw.mkdir(parents=True, exist_ok=True)
         # Runs that start together wait here for the first one instead of fetching four times.
         with FileLock(raw / ".lock"):
-            return complete(raw, read_whole_files(raw), source)
+            return complete(raw, source)
     except OSError as error:
         raise UserError(
             f"cannot keep Fashion-MNIST in {raw}: {error.strerror or error}. "
@@ -77,22 +77,25 @@ def obtain(folder: Path, source: Path | None) -> Contents:
         ) from error
 
 
-def read_whole_files(raw: Path) -> Contents:
-    """Return the files of the data folder that are whole; report the damaged ones."""
-    files = {}
+def read_whole_files(raw: Path) -> tuple[Contents, list[str]]:
+    """Return the files of the data folder that are whole, and what is wrong with the damaged ones."""
+    files, damaged = {}, []
     for name in MD5:
         try:
             files[name] = verified(name, (raw / name).read_bytes())
         except Unavailable as error:
-            log.warning("%s is damaged (%s); it is fetched anew.", raw / name, error)
+            damaged.append(str(error))
         except (FileNotFoundError, NotADirectoryError):
             pass
-    return files
+    return files, damaged
 
 
-def complete(raw: Path, files: Contents, source: Path | None) -> Contents:
+def complete(raw: Path, source: Path | None) -> Contents:
     """Fetch what is missing, a source after another, and write each verified file whole."""
-    attempts = []
+    files, damaged = read_whole_files(raw)
+    for damage in damaged:
+        log.warning("Damaged file in %s: %s. It is fetched anew.", raw, damage)
+    attempts = [f"  {raw}: {'; '.join(damaged) or 'the files are not there'}"]
     for title, fetch in sources(source):
         missing = [name for name in MD5 if name not in files]
         if not missing:
@@ -104,12 +107,11 @@ def complete(raw: Path, files: Contents, source: Path | None) -> Contents:
                 write_whole(raw / name, content)
         except Unavailable as error:
             attempts.append(f"  {title}: {error}")
-            log.info("  %s", error)
     if len(files) == len(MD5):
         return files
     raise UserError(
         "no source has Fashion-MNIST whole. Tried:\n"
-        + "\n".join([f"  {raw}: not there or damaged", *attempts])
+        + "\n".join(attempts)
         + "\nPut the four files (.gz or not) into a folder and name it: data.images.source=FOLDER; "
         "or train without them: data=synthetic"
     )
@@ -136,7 +138,7 @@ def verified(name: str, content: bytes) -> bytes:
     """Return the content if it is the official file of that name, else raise Unavailable."""
     digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if digest != MD5[name]:
-        raise Unavailable(f"{name}: {len(content)} bytes with md5 {digest}, not {MD5[name]}")
+        raise Unavailable(f"{name} has md5 {digest}, not {MD5[name]}")
     return content
 
 
@@ -157,7 +159,10 @@ def from_folder(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, bytes
         place = next((place for place in places if place.is_file()), None)
         if place is None:
             raise Unavailable(f"holds neither {name} nor {name}.gz")
-        content = place.read_bytes()
+        try:
+            content = place.read_bytes()
+        except OSError as error:
+            raise Unavailable(f"{place.name}: {error.strerror}") from error
         yield name, decompressed(name, content) if place.suffix == ".gz" else content
 
 
