@@ -1,6 +1,7 @@
 """train.py as a user calls it: exit statuses, messages, sweeps."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,8 @@ FAULTS = {
     "seed=???": (2, ["seed"]),
     "optim=[": (2, ["optim=["]),
     "=3": (2, ["override"]),
+    "seed=0,1": (2, ["seed=0,1", "--multirun"]),
+    "~model": (2, ["model"]),
     "patch.size=5": (2, ["patch.size=5", "2, 4, 7 or 14"]),
     "trainer.max_epochs=-3": (2, ["trainer.max_epochs=-3", "1 or more"]),
     "data.val_fraction=1.5": (2, ["data.val_fraction=1.5", "less than 1"]),
@@ -58,10 +61,11 @@ def test_a_run_and_its_directory(tmp_path: Path) -> None:
     assert "Device: cpu" in written
     assert "epoch 1/1" in written
 
-    again = train(*SMALL, "model=mlp4", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run")
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    again = train(*SMALL, "model=cnn_b", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run")
     assert again.returncode == 2
     assert "already holds a run" in again.stderr
-    assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == metrics
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
 
 
 def test_a_sweep_survives_a_failed_job_and_ends_with_a_table(tmp_path: Path) -> None:
@@ -84,3 +88,37 @@ def test_a_sweep_without_failures_ends_with_status_0(tmp_path: Path) -> None:
     answer = train("-m", *SMALL, "model=mlp4", "seed=0,1", "debug=fast", f"hydra.sweep.dir={tmp_path}/sweep")
     assert answer.returncode == 0, answer.stderr
     assert "2 jobs" in answer.stdout
+    again = train("-m", *SMALL, "model=cnn_b", "seed=2,3", "debug=fast", f"hydra.sweep.dir={tmp_path}/sweep")
+    assert again.returncode == 2
+    assert "already holds a run" in again.stderr
+    assert "mlp4" in (tmp_path / "sweep" / "0" / ".hydra" / "overrides.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    "jobs", [("model=cnn_a,cnn_d",), ("optim=adam,sgd", "optim.momentum=0.5"), ("seed=range(0,0)",)]
+)
+def test_a_sweep_that_cannot_be_composed_leaves_nothing(jobs: tuple[str, ...], tmp_path: Path) -> None:
+    answer = train("-m", *jobs, f"output_dir={tmp_path}/out")
+    assert answer.returncode in (1, 2)
+    assert "Traceback" not in answer.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_the_command_in_the_record_can_be_given_to_a_shell(tmp_path: Path) -> None:
+    answer = train(*SMALL, "model=mlp4", "model.hidden=[20,10]", "debug=fast", f"output_dir={tmp_path}/a b")
+    assert answer.returncode == 0, answer.stderr
+    (path,) = (tmp_path / "a b").rglob("metrics.json")
+    command = json.loads(path.read_text())["command"]
+    assert shlex.split(command)[2:] == [
+        *SMALL,
+        *("model=mlp4", "model.hidden=[20,10]"),
+        "debug=fast",
+        f"output_dir={tmp_path}/a b",
+    ]
+
+
+def test_tracebacks_are_shown_on_demand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    answer = train("patch.size=5", f"output_dir={tmp_path}")
+    assert answer.returncode == 2
+    assert "Traceback" in answer.stderr

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from fmnist_lit.data import sources
-from fmnist_lit.data.datamodule import DataModule, stratified_split
+from fmnist_lit.data.datamodule import DataModule
 from fmnist_lit.data.images import CLASSES, PIXEL_MEAN, PIXEL_STD, Images
 from fmnist_lit.data.loader import BatchLoader, epoch_order, normalize
+from fmnist_lit.data.split import stratified_split
 from fmnist_lit.data.synthetic import drawn_garments
 from fmnist_lit.errors import UsageError, UserError
 

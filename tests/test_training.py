@@ -180,14 +180,20 @@ def test_schedules(trained: Any) -> None:
 
 def test_gradient_clipping_and_deterministic_reach_the_trainer(trained: Any) -> None:
     plain, _ = trained("model=mlp4", "trainer.deterministic=true")
+    assert torch.are_deterministic_algorithms_enabled()
     clipped, _ = trained("model=mlp4", "trainer.gradient_clip_val=0.001")
     assert not same(weights(plain), weights(clipped))
     torch.use_deterministic_algorithms(False)
 
 
 def test_one_batch_of_each(trained: Any) -> None:
-    _, metrics = trained("model=cnn_b", "debug=fast", "trainer.max_epochs=1", "data.eval_batch_size=50")
-    assert metrics["test"]["accuracy"] * 50 == pytest.approx(round(metrics["test"]["accuracy"] * 50))
+    fast = ("model=cnn_b", "debug=fast", "trainer.max_epochs=1", "data.watch_test=true")
+    directory, metrics = trained(*fast, "data.batch_size=8", "data.eval_batch_size=7")
+    (row,) = history(directory)
+    for figures in (metrics["train"], metrics["val"], metrics["test"], {"accuracy": row["test_accuracy"]}):
+        assert (figures["accuracy"] * 7) % 1 == pytest.approx(0, abs=1e-6)
+    assert row["loss_sum"] == row["train_loss"]
+    assert (row["train_accuracy"] * 8) % 1 == 0
 
 
 @pytest.mark.parametrize("name", ["mlp4", "mlp_custom", "cnn_a", "cnn_b", "cnn_c"])
@@ -202,9 +208,10 @@ def test_a_model_that_cannot_learn_fails_its_overfitting_run(trained: Any) -> No
 
 
 def test_divergence_is_said_and_leaves_no_metrics(trained: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"optim\.lr"):
-        trained("model=mlp4", "optim.lr=1e9", "data.val_fraction=0", directory=tmp_path)
+    with pytest.raises(UserError, match=r"epoch 1 is (nan|inf).*optim\.lr"):
+        trained("model=mlp4", "optim.lr=1e9", "trainer.max_epochs=5", directory=tmp_path)
     assert not (tmp_path / "metrics.json").exists()
+    assert len(history(tmp_path)) == 1, "a run that has diverged goes no further"
 
 
 def test_a_directory_holds_one_run(trained: Any) -> None:
@@ -225,9 +232,8 @@ def test_tensorboard_shows_the_run(trained: Any) -> None:
         for kind, names in tags.items():
             names |= set(events.Tags()[kind])
         scalars |= {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
-        for plugin in ("_hparams_/session_start_info",):
-            if plugin in events.summary_metadata:
-                hparams = events.summary_metadata[plugin].plugin_data.content
+        if "_hparams_/session_start_info" in events.summary_metadata:
+            hparams = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     assert graph
     for key, value in history(directory)[1].items():
         if key != "epoch":
@@ -238,3 +244,25 @@ def test_tensorboard_shows_the_run(trained: Any) -> None:
     assert b"optim.lr" in hparams
     assert b"model" in hparams
     assert scalars["final/test_accuracy"][0].value == pytest.approx(metrics["test"]["accuracy"])
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_other_precisions_run_to_the_end(precision: str, trained: Any) -> None:
+    _, metrics = trained("model=cnn_c", "logger=tensorboard", f"trainer.precision={precision}")
+    assert metrics["epochs"] == 2
+
+
+def test_half_precision_on_a_cpu_is_refused(trained: Any) -> None:
+    with pytest.raises(UsageError, match="bf16-mixed"):
+        trained("model=cnn_c", "trainer.precision=16-mixed")
+
+
+def test_one_step_of_warm_up(trained: Any) -> None:
+    trained("model=mlp4", "schedule=onecycle", "schedule.warmup=0.5", "data.batch_size=160")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+def test_cuda(trained: Any) -> None:
+    _, metrics = trained("model=cnn_c", "trainer=gpu", "logger=tensorboard")
+    assert metrics["device"].startswith("cuda: ")
+    assert 0 <= metrics["test"]["accuracy"] <= 1

@@ -61,4 +61,8 @@ def build(node: Mapping[str, Any], *arguments: Any, **further: Any) -> Any:
         key: build(value) if isinstance(value, Mapping) and "_target_" in value else value
         for key, value in keywords.items()
     }
+    try:
+        inspect.signature(function).bind(*arguments, **built, **further)
+    except TypeError as error:
+        raise UsageError(f"{name}: {error}.") from error
     return function(*arguments, **built, **further)

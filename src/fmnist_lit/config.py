@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from fmnist_lit.errors import UsageError
+from fmnist_lit.build import TARGETS
+from fmnist_lit.errors import UsageError, choices
 
 PATCH_SIZES = (2, 4, 7, 14)
 SCHEMES = ("default", "normal", "xavier_uniform", "xavier_normal", "he_uniform", "he_normal")
@@ -27,10 +28,11 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) != float("inf")
 
 
-def integer(least: int, step: int = 1) -> Rule:
-    """A whole number, at least ``least``."""
+def integer(least: int, step: int = 1, most: int = 2**31) -> Rule:
+    """A whole number from ``least`` to ``most``."""
     words = f"a whole number, {least} or more" + (f", a multiple of {step}" if step > 1 else "")
-    return Rule(lambda v: type(v) is int and v >= least and v % step == 0, words)
+    words += f", {most} at most" if most != 2**31 else ""
+    return Rule(lambda v: type(v) is int and least <= v <= most and v % step == 0, words)
 
 
 def number(low: float, high: float = float("inf"), low_included: bool = True) -> Rule:
@@ -64,86 +66,90 @@ TEXT = Rule(lambda v: isinstance(v, str), "text")
 NAME = Rule(lambda v: isinstance(v, str) and v != "", "text, not empty")
 POSITIVE = number(0, low_included=False)
 SHARE = number(0, 1)
+SEED = integer(0, most=2**32 - 1)  # what NumPy takes
+TARGET = Rule(lambda v: v in TARGETS, "a target of this project (build.TARGETS)")
 
-# By key, or by the end of one ("optim.momentum" before "momentum"). A new key needs a row only if its
-# values need a check; the tests say so for every key that conf/ ships.
+# Every key of every option of conf/. A key that has no row is unknown.
 RULES = {
-    "_target_": NAME,
-    "seed": integer(0),
+    "seed": SEED,
     "threads": optional(integer(1)),
     "output_dir": NAME,
-    # data
-    "batch_size": integer(1),
-    "eval_batch_size": integer(1),
-    "val_fraction": SHARE,
-    "split_seed": integer(0),
-    "normalization": one_of("standard", "unit", "none"),
-    "watch_test": BOOLEAN,
-    "limit": optional(integer(10, step=10)),
-    "images.folder": NAME,
-    "images.source": optional(NAME),
-    "images.train": integer(10, step=10),
-    "images.test": integer(10, step=10),
-    # model
-    "hidden": list_of(integer(1)),
-    "activation": one_of("relu", "leaky_relu"),
-    "negative_slope": number(0),
-    "dropout": SHARE,
-    "head": one_of("softmax", "logits"),
+    "data._target_": TARGET,
+    "data.batch_size": integer(1),
+    "data.eval_batch_size": integer(1),
+    "data.val_fraction": SHARE,
+    "data.split_seed": SEED,
+    "data.normalization": one_of("standard", "unit", "none"),
+    "data.watch_test": BOOLEAN,
+    "data.limit": optional(integer(10, step=10)),
+    "data.images._target_": TARGET,
+    "data.images.folder": NAME,
+    "data.images.source": optional(NAME),
+    "data.images.train": integer(10, step=10),
+    "data.images.test": integer(10, step=10),
+    "data.images.seed": SEED,
+    "patch._target_": TARGET,
     "patch.size": Rule(lambda v: v is None or (type(v) is int and v in PATCH_SIZES), "2, 4, 7 or 14"),
     "patch.dim": integer(1),
-    # init
-    "linear": one_of(*SCHEMES),
-    "conv": one_of(*SCHEMES),
-    "std": POSITIVE,
-    # optim
-    "lr": POSITIVE,
-    "momentum": SHARE,
-    "nesterov": BOOLEAN,
-    "amsgrad": BOOLEAN,
-    "weight_decay": number(0),
-    "betas": list_of(SHARE, length=2),
-    "eps": POSITIVE,
-    "alpha": SHARE,
-    "momentum_decay": number(0),
-    # schedule, callbacks
-    "monitor": one_of(*MONITORS),
-    "factor": number(0, 1, low_included=False),
+    "model._target_": TARGET,
+    "model.hidden": list_of(integer(1)),
+    "model.activation": one_of("relu", "leaky_relu"),
+    "model.negative_slope": number(0),
+    "model.dropout": SHARE,
+    "model.head": one_of("softmax", "logits"),
+    "init.linear": one_of(*SCHEMES),
+    "init.conv": one_of(*SCHEMES),
+    "init.std": POSITIVE,
+    "optim._target_": TARGET,
+    "optim.lr": POSITIVE,
+    "optim.momentum": SHARE,
+    "optim.nesterov": BOOLEAN,
+    "optim.amsgrad": BOOLEAN,
+    "optim.weight_decay": number(0),
+    "optim.betas": list_of(SHARE, length=2),
+    "optim.eps": POSITIVE,
+    "optim.alpha": SHARE,
+    "optim.momentum_decay": number(0),
+    "schedule._target_": TARGET,
+    "schedule.monitor": one_of(*MONITORS),
+    "schedule.factor": number(0, 1, low_included=False),
     "schedule.patience": integer(0),
+    "schedule.cooldown": integer(0),
+    "schedule.threshold": number(0),
+    "schedule.min_lr": number(0),
+    "schedule.warmup": number(0, 1, low_included=False),
+    "schedule.div_factor": number(1),
+    "schedule.final_div_factor": number(1),
+    "callbacks.monitor": one_of(*MONITORS),
     "callbacks.patience": optional(integer(1)),
-    "cooldown": integer(0),
-    "threshold": number(0),
-    "min_delta": number(0),
-    "min_lr": number(0),
-    "warmup": number(0, 1, low_included=False),
-    "div_factor": number(1),
-    "final_div_factor": number(1),
-    # logger
-    "logger.tensorboard": optional(NAME),
-    "tensorboard.name": NAME,
-    "version": TEXT,
-    "default_hp_metric": BOOLEAN,
-    # trainer, debug
-    "accelerator": one_of("auto", "cpu", "gpu"),
-    "devices": integer(1),
-    "num_nodes": integer(1),
-    "strategy": one_of("auto", "ddp"),
-    "max_epochs": integer(1),
-    "precision": one_of("32-true", "bf16-mixed", "16-mixed", "64-true"),
-    "gradient_clip_val": optional(POSITIVE),
-    "deterministic": BOOLEAN,
-    "limit_train_batches": optional(integer(1)),
-    "limit_val_batches": optional(integer(1)),
-    "limit_test_batches": optional(integer(1)),
-    "loss_within": optional(POSITIVE),
+    "callbacks.min_delta": number(0),
+    "logger.tensorboard": Rule(lambda v: v is None, "null, or the keys of logger=tensorboard"),
+    "logger.tensorboard._target_": TARGET,
+    "logger.tensorboard.name": NAME,
+    "logger.tensorboard.version": TEXT,
+    "logger.tensorboard.default_hp_metric": BOOLEAN,
+    "trainer._target_": TARGET,
+    "trainer.accelerator": one_of("auto", "cpu", "gpu"),
+    "trainer.devices": integer(1),
+    "trainer.num_nodes": integer(1),
+    "trainer.strategy": one_of("auto", "ddp"),
+    "trainer.max_epochs": integer(1),
+    "trainer.precision": one_of("32-true", "bf16-mixed", "16-mixed", "64-true"),
+    "trainer.gradient_clip_val": optional(POSITIVE),
+    "trainer.deterministic": BOOLEAN,
+    "trainer.limit_train_batches": optional(integer(1)),
+    "trainer.limit_val_batches": optional(integer(1)),
+    "trainer.limit_test_batches": optional(integer(1)),
+    "debug.loss_within": optional(POSITIVE),
 }
-
-
-def rule_for(key: str) -> Rule | None:
-    """Return the rule with the longest name that ``key`` ends in."""
-    parts = key.split(".")
-    names = (".".join(parts[i:]) for i in range(len(parts)))
-    return next((RULES[name] for name in names if name in RULES), None)
+# Keys that every config has, whatever is chosen of each group.
+FIXED = (
+    *(key for key in RULES if "." not in key),
+    *(key for key in RULES if key.count(".") == 1 and key.startswith(("data.", "init.", "callbacks."))),
+    *(key for key in RULES if key.startswith(("trainer.", "debug."))),
+    *(f"{group}._target_" for group in ("data.images", "patch", "model", "optim", "schedule")),
+    "optim.lr",
+)
 
 
 def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -169,12 +175,33 @@ def check(config: Mapping[str, Any]) -> None:
     Raises:
         UsageError: the first value or combination that cannot work, and what can.
     """
-    for key, value in leaves(config):
-        rule = rule_for(key)
-        if rule is not None and not rule.holds(value):
-            raise UsageError(f"{key}={value}: it must be {rule.words}.")
-    for combination in (check_patch, check_validation, check_momentum, check_devices):
+    values = dict(leaves(config))
+    for key, value in values.items():
+        check_value(key.removeprefix("model.") if key.startswith("model.patch.") else key, value)
+    for key in FIXED:
+        if key not in values:
+            raise UsageError(f"{key}: this key is missing; every run needs it.")
+    for combination in (check_patch, check_validation, check_optimizer, check_devices):
         combination(config)
+
+
+def check_value(key: str, value: Any) -> None:
+    """Check one value by its rule."""
+    if key not in RULES:
+        raise UsageError(f"{key}: no such key. {choices(key.rpartition('.')[2], siblings(key))}")
+    if not RULES[key].holds(value):
+        raise UsageError(f"{key}={value}: it must be {RULES[key].words}.")
+
+
+def siblings(key: str) -> list[str]:
+    """Return the known keys of the same group, all groups if there is no such group."""
+    group = key.rpartition(".")[0]
+    known = [name for name in RULES if name.rpartition(".")[0] == group and not name.endswith("_target_")]
+    return (
+        [name.rpartition(".")[2] for name in known]
+        if known and group
+        else sorted({name.partition(".")[0] for name in RULES})
+    )
 
 
 def check_patch(config: Mapping[str, Any]) -> None:
@@ -186,9 +213,9 @@ def check_patch(config: Mapping[str, Any]) -> None:
             f"patch={mode} needs an MLP: a CNN sees whole images. "
             "Choose model=mlp4 or model=mlp_custom, or patch=none."
         )
-    if mode == "whole" and config["patch"]["size"] is not None:
-        raise UsageError(f"patch.size={config['patch']['size']} needs a patching mode: {modes}.")
-    if mode != "whole" and config["patch"]["size"] is None:
+    if mode == "whole" and config["patch"].get("size") is not None:
+        raise UsageError(f"patch.size={config['patch'].get('size')} needs a patching mode: {modes}.")
+    if mode != "whole" and config["patch"].get("size") is None:
         raise UsageError(f"patch={mode} needs a size: patch.size={'|'.join(map(str, PATCH_SIZES))}.")
 
 
@@ -207,13 +234,17 @@ def check_validation(config: Mapping[str, Any]) -> None:
         )
 
 
-def check_momentum(config: Mapping[str, Any]) -> None:
-    """Nesterov's step is made of the momentum."""
+def check_optimizer(config: Mapping[str, Any]) -> None:
+    """Nesterov's step is made of the momentum, and a schedule's lowest rate lies below the highest."""
     if config["optim"].get("nesterov") and not config["optim"].get("momentum"):
         raise UsageError("optim.nesterov=true needs optim.momentum above 0.")
+    lowest, highest = config["schedule"].get("min_lr", 0), config["optim"]["lr"]
+    if lowest > highest:
+        raise UsageError(f"schedule.min_lr={lowest} lies above optim.lr={highest}.")
 
 
 def check_devices(config: Mapping[str, Any]) -> None:
     """One device, for now."""
-    if config["trainer"]["devices"] > 1 or config["trainer"]["num_nodes"] > 1:
+    trainer = config["trainer"]
+    if trainer["devices"] > 1 or trainer["num_nodes"] > 1 or trainer["strategy"] != "auto":
         raise UsageError("training on several devices is not supported yet. Choose trainer=auto, cpu or gpu.")

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import lightning as L
 import torch
 
 from fmnist_lit.classifier import Classifier
+from fmnist_lit.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +21,16 @@ def now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+def require_finite(name: str, loss: float) -> None:
+    """End a run whose loss is no number: no later step can mend it.
+
+    Raises:
+        UserError: the loss is infinite or not a number.
+    """
+    if not math.isfinite(loss):
+        raise UserError(f"{name} is {loss}: training diverged. Try a lower learning rate: optim.lr=...")
 
 
 class History(L.Callback):
@@ -63,6 +75,7 @@ class History(L.Callback):
             "images_per_second": train.images / steps_s,
         }
         self.add(row, trainer)
+        require_finite(f"the training loss of epoch {row['epoch']}", row["train_loss"])
 
     def add(self, row: dict[str, float], trainer: L.Trainer) -> None:
         """Write a row everywhere."""

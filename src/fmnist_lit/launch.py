@@ -6,6 +6,8 @@ Nothing heavy is imported before the config is known to be sound.
 import logging
 import os
 import secrets
+import shlex
+import shutil
 import sys
 import traceback
 from collections.abc import Callable
@@ -15,12 +17,11 @@ from typing import Any, ClassVar, TextIO
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from fmnist_lit.config import check, resolved
-from fmnist_lit.errors import UserError, choices
+from fmnist_lit.errors import UsageError, UserError, choices
 from fmnist_lit.storage import write_json
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,9 @@ class Command(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a single run that cannot work, before Hydra makes its folder."""
+        HydraConfig.instance().set_config(config)  # else the names in hydra.run.dir are not known yet
         try:
+            refuse_used(Path(config.hydra.run.dir), "config.yaml", "hydra.run.dir")
             check(resolved(config))
         except Exception as error:
             # Hydra swallows what a hook raises, but lets the program end.
@@ -61,6 +64,16 @@ class Command(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Note where the jobs will be."""
         Command.sweep = Path(config.hydra.sweep.dir)
+        try:
+            refuse_used(Command.sweep, "*/config.yaml", "hydra.sweep.dir")
+        except UserError as error:
+            sys.exit(say(error, status=2))
+
+
+def refuse_used(directory: Path, sign: str, key: str) -> None:
+    """Refuse a directory that already holds a run; Hydra would write over its records."""
+    if next(directory.glob(sign), None):
+        raise UsageError(f"{directory} already holds a run. Name another folder, or leave {key} out.")
 
 
 def run_job(cfg: DictConfig) -> float | None:
@@ -77,12 +90,10 @@ def run_job(cfg: DictConfig) -> float | None:
         check(config)
         from fmnist_lit.run import run  # PyTorch is imported here, after the check
 
-        command = " ".join(["python train.py", *hydra.overrides.task])
+        command = shlex.join(["python", "train.py", *hydra.overrides.task])
         groups = {key: value for key, value in hydra.runtime.choices.items() if "/" not in key}
         metrics = run(config, directory, groups, command)
     except Exception as error:
-        if WANTS_TRACEBACK and hydra.mode == RunMode.RUN:
-            raise
         reason = {"reason": message(error), "traceback": "".join(traceback.format_exception(error))}
         write_json(directory / "failure.json", reason)
         Command.status = say(error, status=1)
@@ -103,16 +114,19 @@ def message(error: BaseException) -> str:
         return f"{error.filename or 'input or output'}: {error.strerror or error}"
     if isinstance(error, OmegaConfBaseException):
         return f"{str(error).splitlines()[0]} (key: {error.full_key})"
-    if isinstance(error, OverrideParseException):
-        return f"cannot read {error.override}: {str(error).splitlines()[0]}"
-    return str(error) or type(error).__name__
+    prefix = f"cannot read {error.override}: " if isinstance(error, OverrideParseException) else ""
+    lines = [line.strip() for line in str(error).splitlines()]
+    if isinstance(error, UserError):
+        return str(error)
+    return prefix + " ".join(line for line in lines if line and not line.startswith("See http"))
 
 
 def say(error: BaseException, status: int) -> int:
-    """Print the message, and the traceback if it is a fault of this program; return the exit status."""
-    if isinstance(error, AssertionError | TypeError | AttributeError | KeyError):
+    """Print the message, behind a traceback if it is wanted or the fault is ours; return the exit status."""
+    users = isinstance(error, UserError | OSError | HydraException | OmegaConfBaseException)
+    if WANTS_TRACEBACK or not users:
         traceback.print_exception(error)
-    print(f"error: {message(error)}", file=sys.stderr)
+    print(f"error: {message(error) or type(error).__name__}", file=sys.stderr)
     return error.status if isinstance(error, UserError) else status
 
 
@@ -125,6 +139,9 @@ def command_line(train: Callable[[], Any]) -> int:
         return 130
     if Command.sweep is None:
         return Command.status
+    remove_empty_sweep()
+    if not Command.sweep.exists():
+        return say(UsageError("this sweep has no jobs."), status=2)
     from fmnist_lit.report.summary import sweep_summary
 
     text, failed = sweep_summary(Command.sweep)
@@ -134,12 +151,18 @@ def command_line(train: Callable[[], Any]) -> int:
 
 def call_hydra(train: Callable[[], Any]) -> None:
     """Let Hydra compose and run; what it cannot compose ends the program with a message."""
-    if WANTS_TRACEBACK:
-        train()
-        return
     os.environ[FULL_ERROR] = "1"  # Hydra is to raise, not to print and leave
     try:
         train()
     except Exception as error:  # run_job raises nothing: this command line could not be composed
+        remove_empty_sweep()
         no_folder = isinstance(error, OSError) and not isinstance(error, HydraException)
-        sys.exit(say(error, status=1 if no_folder else 2))
+        wrong = UsageError(str(error)) if isinstance(error, ValueError) else error  # Hydra's own check
+        sys.exit(say(wrong, status=1 if no_folder else 2))
+
+
+def remove_empty_sweep() -> None:
+    """Remove the folder of a sweep that was refused before its first job."""
+    sweep = Command.sweep
+    if sweep and sweep.is_dir() and {path.name for path in sweep.iterdir()} <= {"multirun.yaml"}:
+        shutil.rmtree(sweep)

@@ -1,7 +1,6 @@
 """One run from a config: seed, build, fit, test, and the run directory that is all that is left of it."""
 
 import logging
-import math
 import os
 import shutil
 import time
@@ -22,7 +21,7 @@ from fmnist_lit.build import build
 from fmnist_lit.classifier import Classifier
 from fmnist_lit.data.datamodule import DataModule
 from fmnist_lit.errors import UsageError, UserError
-from fmnist_lit.history import History
+from fmnist_lit.history import History, require_finite
 from fmnist_lit.models.initialization import initialize
 from fmnist_lit.models.layer_table import parameter_count
 from fmnist_lit.progress import ProgressBar
@@ -30,6 +29,8 @@ from fmnist_lit.report.summary import summary
 from fmnist_lit.storage import write_json, write_whole
 
 log = logging.getLogger(__name__)
+
+DEFAULT_THREADS = torch.get_num_threads()  # a sweep's jobs share this process and its setting
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -63,22 +64,33 @@ def run(
     quiet_lightning()
     claim(directory, config)
     started = time.perf_counter()
-    if config["threads"]:
-        torch.set_num_threads(config["threads"])
+    torch.set_num_threads(config["threads"] or DEFAULT_THREADS)
     L.seed_everything(config["seed"], verbose=False)
     classifier = build_classifier(config)
     data: DataModule = build(config["data"], seed=config["seed"])
     history = History(directory / "history.csv")
     trainer = build_trainer(config, directory, history)
     log.info("Run directory: %s", directory)
-    log.info("Device: %s", record.device_name(trainer.strategy.root_device))
+    device = record.device_name(trainer.strategy.root_device)
+    log.info("Device: %s", device)
 
     fit(trainer, classifier, data)
     keep_last_as_best(directory)
     load_weights(classifier, directory / "checkpoints" / "best.ckpt")
     trainer.test(classifier, datamodule=data, verbose=False)
 
-    metrics = final_metrics(config, classifier, history, command, time.perf_counter() - started)
+    metrics = {
+        **final_figures(classifier),
+        "epochs": len(history.rows),
+        "seconds": time.perf_counter() - started,
+        "images_per_second": history.images / history.steps_s,
+        "parameters": parameter_count(classifier.model),
+        "device": device,
+        "seed": config["seed"],
+        "versions": record.versions(),
+        "commit": record.commit(),
+        "command": command,
+    }
     check_loss(config, classifier, metrics)
     tensorboard.log_run(trainer, classifier, data, config, choices, metrics)
     write_json(directory / "metrics.json", metrics)  # last: a run that has it is finished
@@ -90,7 +102,10 @@ def quiet_lightning() -> None:
     """Leave out what Lightning says to every run: devices, tips, and its own use of deprecated names."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module=r"lightning\.")
+    for category in (DeprecationWarning, FutureWarning):
+        warnings.filterwarnings("ignore", category=category, module=r"lightning\.")
+    # Nothing is logged in a step, so its interval does not matter; there may be no validation data.
+    warnings.filterwarnings("ignore", message=".*(smaller than the logging interval|across ranks is zero).*")
 
 
 def claim(directory: Path, config: Mapping[str, Any]) -> None:
@@ -120,7 +135,9 @@ def build_trainer(config: Mapping[str, Any], directory: Path, history: History) 
         raise UserError("trainer=gpu: PyTorch sees no CUDA device here. Choose trainer=auto or trainer=cpu.")
     if settings["accelerator"] == "auto":
         settings["accelerator"] = "gpu" if torch.cuda.is_available() else "cpu"
-    loggers = [build(node, save_dir=directory) for node in config["logger"].values() if node]
+    if settings["precision"] == "16-mixed" and settings["accelerator"] == "cpu":
+        raise UsageError("trainer.precision=16-mixed needs a GPU. On a CPU choose bf16-mixed or 32-true.")
+    loggers = [build(node, save_dir=directory) for node in config.get("logger", {}).values() if node]
     trainer: L.Trainer = build(
         settings,
         logger=loggers,
@@ -173,35 +190,14 @@ def load_weights(classifier: Classifier, checkpoint: Path) -> None:
     classifier.load_state_dict(weights)
 
 
-def final_metrics(
-    config: Mapping[str, Any], classifier: Classifier, history: History, command: str, seconds: float
-) -> dict[str, Any]:
-    """Return what metrics.json holds. Figures are in evaluation mode with the checkpoint that is tested."""
+def final_figures(classifier: Classifier) -> dict[str, Any]:
+    """Return accuracy and loss of each part, in evaluation mode with the checkpoint that is tested."""
     parts: dict[str, Any] = dict.fromkeys(("train", "val", "test"))
     for part, tally in classifier.tallies.items():
         figures = tally.figures()
-        parts[part] = {name: finite(part, figures[name]) for name in ("accuracy", "loss")}
-    return {
-        **parts,
-        "epochs": len(history.rows),
-        "seconds": seconds,
-        "images_per_second": history.images / history.steps_s,
-        "parameters": parameter_count(classifier.model),
-        "device": record.device_name(classifier.device),
-        "seed": config["seed"],
-        "versions": record.versions(),
-        "commit": record.commit(),
-        "command": command,
-    }
-
-
-def finite(part: str, figure: float) -> float:
-    """Return a figure that is a number, else end the run."""
-    if not math.isfinite(figure):
-        raise UserError(
-            f"the {part} loss is {figure}: training diverged. Try a lower learning rate: optim.lr=..."
-        )
-    return figure
+        require_finite(f"the {part} loss of the best checkpoint", figures["loss"])
+        parts[part] = {name: figures[name] for name in ("accuracy", "loss")}
+    return parts
 
 
 def check_loss(config: Mapping[str, Any], classifier: Classifier, metrics: Mapping[str, Any]) -> None:

@@ -53,7 +53,8 @@ def onecycle(
         optimizer,
         max_lr=optimizer.param_groups[0]["lr"],
         total_steps=steps,
-        pct_start=warmup,
+        # OneCycleLR divides by the steps on the way up less one.
+        pct_start=warmup + 1e-6 if warmup * steps == 1 else warmup,
         div_factor=div_factor,
         final_div_factor=final_div_factor,
         cycle_momentum=False,  # RMSProp and plain SGD have none to cycle

@@ -1,5 +1,6 @@
 """What TensorBoard shows beyond scalars, at the end of a run: graph, config, final metrics and figures."""
 
+import logging
 import math
 import warnings
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from fmnist_lit.config import leaves
 from fmnist_lit.data.datamodule import DataModule
 from fmnist_lit.data.images import CLASSES
 from fmnist_lit.report.figures import confusion_matrix_figure, sample_predictions_figure
+
+log = logging.getLogger(__name__)
 
 SAMPLES = 24
 
@@ -45,11 +48,15 @@ def log_run(
 
 
 def log_graph(logger: TensorBoardLogger, classifier: Classifier, data: DataModule) -> None:
-    """Log the network's graph, traced with one image."""
+    """Log the network's graph, traced with one image; it is not worth a run's result if that fails."""
     images, _ = next(iter(data.evaluation_loader("test")))
+    weight = next(classifier.model.parameters())  # on the CPU again after a run, perhaps of double precision
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer deprecates itself; the graph is right
-        logger.experiment.add_graph(classifier.model.eval(), images[:1])
+        try:
+            logger.experiment.add_graph(classifier.model.eval(), images[:1].to(weight))
+        except RuntimeError as error:
+            log.warning("TensorBoard gets no graph of this model: %s", error)
 
 
 def hyperparameters(config: Mapping[str, Any], choices: Mapping[str, str]) -> dict[str, Any]:

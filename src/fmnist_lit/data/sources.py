@@ -4,14 +4,15 @@ Facts: https://github.com/zalandoresearch/fashion-mnist; Debian's package datase
 same files, compressed anew, so what identifies a file is the md5 of its uncompressed content.
 """
 
+import argparse
 import gzip
 import hashlib
+import http.client
 import logging
 import shutil
 import subprocess
 import sys
 import tempfile
-import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -172,7 +173,7 @@ def from_mirror(mirror: str, names: Iterable[str]) -> Iterator[tuple[str, bytes]
         try:
             with urllib.request.urlopen(f"{mirror}{name}.gz", timeout=TIMEOUT_S) as answer:
                 content = answer.read()
-        except (OSError, urllib.error.URLError) as error:
+        except (OSError, http.client.HTTPException) as error:
             raise Unavailable(f"{name}.gz: {getattr(error, 'reason', error)}") from error
         yield name, decompressed(name, content)
 
@@ -227,9 +228,13 @@ def parse_idx(content: bytes) -> torch.Tensor:
 def main() -> int:
     """Get Fashion-MNIST into a folder (default: data) and say where it is."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    folder = sys.argv[1] if len(sys.argv) > 1 else "data"
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("folder", nargs="?", default="data", help="where the files are kept")
+    parser.add_argument("--source", help="a folder that already holds them")
+    arguments = parser.parse_args()
+    folder = arguments.folder
     try:
-        images = fashion_mnist(folder)
+        images = fashion_mnist(folder, arguments.source)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.status

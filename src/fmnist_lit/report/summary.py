@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 def summary(directory: Path, metrics: Mapping[str, Any]) -> str:
@@ -42,10 +43,23 @@ def rendered(table: Table) -> str:
     return capture.get().rstrip("\n")
 
 
-def read_job(directory: Path) -> dict[str, Any]:
+def job_directories(sweep: Path) -> set[Path]:
+    """Return the directories below a sweep's that a job has written into."""
+    signs = ("config.yaml", "failure.json", ".hydra")
+    found = {path.parent for sign in signs for path in sweep.rglob(sign)}
+    return {path for path in found if path.name != ".hydra"}
+
+
+def read_job(directory: Path, sweep: Path) -> dict[str, Any]:
     """Read one job of a sweep: its overrides, and its metrics or the reason why it has none."""
-    overrides = OmegaConf.load(directory / ".hydra" / "overrides.yaml")
-    job = {"job": directory.name, "overrides": list(overrides), "metrics": None, "reason": "unfinished"}
+    overrides_file = directory / ".hydra" / "overrides.yaml"
+    overrides = list(OmegaConf.load(overrides_file)) if overrides_file.exists() else []
+    job = {
+        "job": str(directory.relative_to(sweep)),
+        "overrides": overrides,
+        "metrics": None,
+        "reason": "unfinished",
+    }
     if (directory / "metrics.json").exists():
         job |= {"metrics": json.loads((directory / "metrics.json").read_text()), "reason": None}
     elif (directory / "failure.json").exists():
@@ -62,7 +76,7 @@ def rank(job: Mapping[str, Any]) -> tuple[bool, float]:
 
 def sweep_summary(directory: Path) -> tuple[str, int]:
     """Return a table of all jobs below a sweep's directory, best first, and the number without a result."""
-    jobs = [read_job(path.parent) for path in directory.glob("*/.hydra")]
+    jobs = [read_job(job, directory) for job in job_directories(directory)]
     jobs.sort(key=lambda job: (*rank(job), int(job["job"]) if job["job"].isdigit() else 0))
     common = [item for item in jobs[0]["overrides"] if all(item in job["overrides"] for job in jobs)]
     table = Table("job")
@@ -71,7 +85,7 @@ def sweep_summary(directory: Path) -> tuple[str, int]:
         table.add_column(name, justify="right")
     for job in jobs:
         differs = " ".join(item for item in job["overrides"] if item not in common)
-        table.add_row(job["job"], differs, *sweep_figures(job["metrics"]))
+        table.add_row(job["job"], Text(differs), *sweep_figures(job["metrics"]))
     failed = [job for job in jobs if job["metrics"] is None]
     lines = [
         f"{len(jobs)} jobs, best validation accuracy first; all with {' '.join(common) or 'the defaults'}:",
