@@ -91,6 +91,10 @@ def log_figures(logger: TensorBoardLogger, classifier: Classifier, data: DataMod
     writer = logger.experiment
     writer.add_figure("test/confusion_matrix", confusion_matrix_figure(counts.numpy(), CLASSES), step)
     samples = sample_predictions_figure(
-        images[:SAMPLES].cpu().numpy(), labels[:SAMPLES].numpy(), predicted[:SAMPLES].numpy(), CLASSES
+        images[:SAMPLES].cpu().numpy(),
+        labels[:SAMPLES].numpy(),
+        predicted[:SAMPLES].numpy(),
+        CLASSES,
+        heading="Test images with the predicted class",
     )
     writer.add_figure("test/predictions", samples, step)

@@ -1,0 +1,128 @@
+"""Reads a finished run: its config, its model with the trained weights, its images. No training path here."""
+
+import csv
+import json
+import pickle
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from fmnist_lit.build import build
+from fmnist_lit.data.images import Images
+from fmnist_lit.data.split import stratified_split
+from fmnist_lit.errors import UserError
+
+SPLITS = ("train", "val", "test")
+CHECKPOINTS = ("best", "last")
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, its name if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+class RunDirectory:
+    """One run, read from its directory alone, wherever that was moved to.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.is_dir():
+            raise UserError(f"{path}: no such folder.")
+        if not (path / "config.yaml").is_file():
+            raise UserError(f"{path} is no run directory: it has no config.yaml.{self.hint()}")
+        try:
+            config = OmegaConf.to_container(OmegaConf.load(path / "config.yaml"), resolve=True)
+        except Exception as error:  # OmegaConf passes on whatever its YAML parser raises
+            raise UserError(f"{path / 'config.yaml'} cannot be read: {first_line(error)}") from error
+        missing = {"model", "data"} - set(config if isinstance(config, dict) else ())
+        if missing:
+            raise UserError(
+                f"{path / 'config.yaml'} is no config of a run: it has no {', '.join(sorted(missing))}."
+            )
+        self.config: dict[str, Any] = {str(key): value for key, value in dict(config).items()}  # type: ignore[arg-type]
+
+    def hint(self) -> str:
+        """Name the runs below the folder, if there are any."""
+        below = sorted(config.parent for config in self.path.glob("*/config.yaml"))
+        return f" Did you mean {below[-1]}?" if below else ""
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read a JSON file of the run."""
+        try:
+            content: dict[str, Any] = json.loads((self.path / name).read_text())
+        except FileNotFoundError:
+            raise UserError(f"{self.path} has no {name}: the run did not finish.") from None
+        except ValueError as error:
+            raise UserError(f"{self.path / name} is damaged: {error}") from error
+        return content
+
+    def history(self) -> list[dict[str, float]]:
+        """Read history.csv: a row an epoch."""
+        try:
+            with (self.path / "history.csv").open(newline="") as file:
+                return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        except FileNotFoundError:
+            raise UserError(f"{self.path} has no history.csv: no epoch was finished.") from None
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{self.path / 'history.csv'} is damaged: {error}") from error
+
+    def model(self, checkpoint: str = "best") -> nn.Module:
+        """Build the model and load its trained weights; no code in the checkpoint is run.
+
+        Args:
+            checkpoint: "best" or "last".
+
+        Raises:
+            UserError: there is no such checkpoint, or it is damaged, or it is no checkpoint of this model.
+        """
+        path = self.path / "checkpoints" / f"{checkpoint}.ckpt"
+        if not path.is_file():
+            raise UserError(f"{self.path} has no checkpoints/{checkpoint}.ckpt: no epoch was finished.")
+        model: nn.Module = build(self.config["model"])
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a file that is refused anyway
+                weights = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        except pickle.UnpicklingError as error:
+            raise UserError(f"{path} was not loaded: it is damaged, or holds more than weights.") from error
+        except (RuntimeError, EOFError, KeyError, TypeError, OSError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path} is damaged or no checkpoint: {first_line(error)}") from error
+        try:
+            model.load_state_dict({key.removeprefix("model."): value for key, value in weights.items()})
+        except (RuntimeError, AttributeError) as error:
+            raise UserError(f"{path} does not fit the model of {self.path / 'config.yaml'}.") from error
+        # The format of training, so that the figures are the same to the bit.
+        return model.to(memory_format=torch.channels_last).eval()
+
+    def probabilities(self, output: torch.Tensor) -> torch.Tensor:
+        """Turn the model's output of (n, 10) into probabilities; a softmax head already gives them."""
+        return output if self.config["model"].get("head") == "softmax" else output.softmax(1)
+
+    def is_mlp(self) -> bool:
+        """Whether the model is an MLP."""
+        return str(self.config["model"]["_target_"]).endswith(".MLP")
+
+    def images(self, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a split's images, uint8 of (n, 28, 28), and labels, int64 of (n,).
+
+        Raises:
+            UserError: the run has no such split, or its images cannot be had.
+        """
+        settings = self.config["data"]
+        images: Images = build(settings["images"])
+        if split == "test":
+            return images.test, images.test_labels.long()
+        train, val = stratified_split(images.train_labels, settings["val_fraction"], settings["split_seed"])
+        chosen = {"train": train, "val": val}[split]
+        if not len(chosen):
+            raise UserError(f"{self.path} was trained without validation data: choose --split test or train.")
+        return images.train[chosen], images.train_labels[chosen].long()
