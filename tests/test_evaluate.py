@@ -88,6 +88,13 @@ def test_more_folds_than_images_of_a_class_are_refused(run: Path) -> None:
     assert not (run / "evaluation").exists()
 
 
+def test_a_run_with_a_limit_is_evaluated_on_the_images_it_was_trained_on(trained: Any) -> None:
+    directory, figures = trained("model=mlp4", "data.limit=30")
+    assert evaluate(directory, "--split", "train", "--folds", 2).returncode == 0
+    again = json.loads((directory / "evaluation" / "train" / "metrics.json").read_text())
+    assert (again["images"], again["accuracy"]) == (30, figures["train"]["accuracy"])
+
+
 def break_checkpoint(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1000])
 

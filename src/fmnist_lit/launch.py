@@ -24,8 +24,6 @@ from fmnist_lit.config import check, resolved
 from fmnist_lit.errors import UsageError, UserError, choices
 from fmnist_lit.storage import write_json
 
-log = logging.getLogger(__name__)
-
 FULL_ERROR = "HYDRA_FULL_ERROR"  # set to 1 by the user, it shows tracebacks
 WANTS_TRACEBACK = os.environ.get(FULL_ERROR) == "1"
 

@@ -5,7 +5,7 @@ import torch
 
 from fmnist_lit.data.images import CLASSES, Images
 from fmnist_lit.data.loader import Batch, BatchLoader
-from fmnist_lit.data.split import stratified_split
+from fmnist_lit.data.split import limited, stratified_split
 from fmnist_lit.errors import UsageError
 
 
@@ -59,8 +59,7 @@ class DataModule(L.LightningDataModule):
                 f"data.val_fraction={self.val_fraction} leaves {len(train)} training and {len(val)} "
                 f"validation images of {len(images.train)}; each part needs at least {len(CLASSES)}."
             )
-        if self.limit is not None:
-            train = self.limited(train, images.train_labels[train])
+        train = limited(train, images.train_labels, self.limit)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         parts = {
             "train": (images.train[train], images.train_labels[train]),
@@ -72,14 +71,6 @@ class DataModule(L.LightningDataModule):
             for name, (pixels, labels) in parts.items()
             if len(pixels)
         }
-
-    def limited(self, indices: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Keep ``limit`` of the indices, equally many of each class."""
-        assert self.limit is not None
-        if self.limit > len(indices):
-            raise UsageError(f"data.limit={self.limit}: there are only {len(indices)} training images.")
-        each = self.limit // len(CLASSES)
-        return torch.cat([indices[labels == label][:each] for label in range(len(CLASSES))]).sort().values
 
     def epoch(self) -> int:
         """Return the trainer's epoch, 0 without a trainer."""

@@ -1,7 +1,5 @@
 """Reads a finished run: its config, its model with the trained weights, its images. No training path here."""
 
-import csv
-import json
 import pickle
 import warnings
 import zipfile
@@ -14,7 +12,7 @@ from torch import nn
 
 from fmnist_lit.build import build
 from fmnist_lit.data.images import Images
-from fmnist_lit.data.split import stratified_split
+from fmnist_lit.data.split import limited, stratified_split
 from fmnist_lit.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -54,26 +52,6 @@ class RunDirectory:
         """Name the runs below the folder, if there are any."""
         below = sorted(config.parent for config in self.path.glob("*/config.yaml"))
         return f" Did you mean {below[-1]}?" if below else ""
-
-    def read_json(self, name: str) -> dict[str, Any]:
-        """Read a JSON file of the run."""
-        try:
-            content: dict[str, Any] = json.loads((self.path / name).read_text())
-        except FileNotFoundError:
-            raise UserError(f"{self.path} has no {name}: the run did not finish.") from None
-        except ValueError as error:
-            raise UserError(f"{self.path / name} is damaged: {error}") from error
-        return content
-
-    def history(self) -> list[dict[str, float]]:
-        """Read history.csv: a row an epoch."""
-        try:
-            with (self.path / "history.csv").open(newline="") as file:
-                return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-        except FileNotFoundError:
-            raise UserError(f"{self.path} has no history.csv: no epoch was finished.") from None
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{self.path / 'history.csv'} is damaged: {error}") from error
 
     def model(self, checkpoint: str = "best") -> nn.Module:
         """Build the model and load its trained weights; no code in the checkpoint is run.
@@ -122,7 +100,7 @@ class RunDirectory:
         if split == "test":
             return images.test, images.test_labels.long()
         train, val = stratified_split(images.train_labels, settings["val_fraction"], settings["split_seed"])
-        chosen = {"train": train, "val": val}[split]
+        chosen = val if split == "val" else limited(train, images.train_labels, settings["limit"])
         if not len(chosen):
             raise UserError(f"{self.path} was trained without validation data: choose --split test or train.")
         return images.train[chosen], images.train_labels[chosen].long()

@@ -87,8 +87,9 @@ def sweep_summary(directory: Path) -> tuple[str, int]:
         differs = " ".join(item for item in job["overrides"] if item not in common)
         table.add_row(job["job"], Text(differs), *sweep_figures(job["metrics"]))
     failed = [job for job in jobs if job["metrics"] is None]
+    order = "validation" if any(job["metrics"] and job["metrics"]["val"] for job in jobs) else "test"
     lines = [
-        f"{len(jobs)} jobs, best validation accuracy first; all with {' '.join(common) or 'the defaults'}:",
+        f"{len(jobs)} jobs, best {order} accuracy first; all with {' '.join(common) or 'the defaults'}:",
         rendered(table),
         *(f"job {job['job']} failed: {job['reason']}" for job in failed),
         f"Everything is in {directory}",
