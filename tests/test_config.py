@@ -14,7 +14,9 @@ from fmnist_lit.run import build_classifier
 
 CONF = Path(__file__).parent.parent / "conf"
 GROUPS = {
-    folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
+    folder.name: sorted(
+        str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml") if path.stem[0] != "_"
+    )
     for folder in sorted(CONF.iterdir())
     if folder.is_dir() and folder.name != "hydra"
 }
@@ -41,8 +43,11 @@ def is_allowed(job: Job) -> bool:
 
 
 def allowed_pairs() -> set[frozenset[Option]]:
-    """Pair every option with every one of another group, but for what is refused (and trainer=ddp)."""
-    options = [option for option in OPTIONS if option != ("trainer", "ddp")]
+    """Pair every option with every one of another group, but for what is refused (and trainer=ddp).
+
+    An experiment is left out: it is a choice of all groups already.
+    """
+    options = [option for option in OPTIONS if option != ("trainer", "ddp") and option[0] != "experiment"]
     pairs = (pair for pair in combinations(options, 2) if pair[0][0] != pair[1][0])
     return {frozenset(pair) for pair in pairs if is_allowed(dict(pair))}
 
@@ -53,7 +58,7 @@ def pairwise_jobs() -> list[Job]:
     while left:
         job: Job = dict(min(map(sorted, left)))
         for group in GROUPS:
-            if group in job:
+            if group in job or group == "experiment":
                 continue
             options = [
                 o for o in GROUPS[group] if (group, o) != ("trainer", "ddp") and is_allowed(job | {group: o})
@@ -86,6 +91,10 @@ def test_all_groups_and_options_are_there() -> None:
         "logger": {"tensorboard", "none"},
         "callbacks": {"default", "early_stopping"},
         "debug": {"none", "fast", "overfit"},
+        "experiment": {
+            "none",
+            *(f"five_models/{row}" for row in ("mlp4", "mlp4_patched", "mlp_custom", "cnn_a", "cnn_b", "cnn_c")),
+        },
     }
     assert promised.keys() == GROUPS.keys()
     for group, options in promised.items():

@@ -87,6 +87,7 @@ def run(
         "parameters": parameter_count(classifier.model),
         "device": device,
         "seed": config["seed"],
+        "choices": dict(choices),
         "versions": record.versions(),
         "commit": record.commit(),
         "command": command,
