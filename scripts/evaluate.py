@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fmnist_lit.data.images import CLASSES
-from fmnist_lit.errors import UserError
+from fmnist_lit.errors import exit_status
 from fmnist_lit.report.evaluation import Evaluation, evaluate, metrics
 from fmnist_lit.report.evaluation_files import write_evaluation
 from fmnist_lit.report.run_directory import CHECKPOINTS, SPLITS, RunDirectory
@@ -76,16 +76,12 @@ def sample_table(evaluation: Evaluation, count: int = 10) -> Table:
 def main() -> int:
     """Evaluate every run; the first that cannot be evaluated ends it with a message."""
     chosen, console = arguments(), Console()
-    try:
+
+    def work() -> None:
         for path in chosen.runs:
             evaluate_run(path, chosen, console)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.status
-    except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 1
-    return 0
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":

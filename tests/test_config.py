@@ -15,7 +15,9 @@ from fmnist_lit.run import build_classifier
 CONF = Path(__file__).parent.parent / "conf"
 GROUPS = {
     folder.name: sorted(
-        str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml") if path.stem[0] != "_"
+        str(path.relative_to(folder).with_suffix(""))
+        for path in folder.rglob("*.yaml")
+        if not path.stem.startswith("_")  # a base that others share
     )
     for folder in sorted(CONF.iterdir())
     if folder.is_dir() and folder.name != "hydra"
@@ -71,6 +73,9 @@ def pairwise_jobs() -> list[Job]:
     return jobs
 
 
+FIVE_MODELS = ("mlp4", "mlp4_patched", "mlp_custom", "cnn_a", "cnn_b", "cnn_c")
+
+
 def test_all_groups_and_options_are_there() -> None:
     promised = {
         "model": {"mlp4", "mlp_custom", "cnn_a", "cnn_b", "cnn_c"},
@@ -93,7 +98,7 @@ def test_all_groups_and_options_are_there() -> None:
         "debug": {"none", "fast", "overfit"},
         "experiment": {
             "none",
-            *(f"five_models/{row}" for row in ("mlp4", "mlp4_patched", "mlp_custom", "cnn_a", "cnn_b", "cnn_c")),
+            *(f"five_models/{row}" for row in FIVE_MODELS),
         },
     }
     assert promised.keys() == GROUPS.keys()

@@ -1,6 +1,8 @@
 """What a user did wrong, in one message."""
 
-from collections.abc import Iterable
+import os
+import sys
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
 
@@ -21,3 +23,21 @@ def choices(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = get_close_matches(name, names, n=1, cutoff=0.6)
     return (f"Did you mean {near[0]}? " if near else "") + f"Choices: {', '.join(names)}."
+
+
+def exit_status(work: Callable[[], None]) -> int:
+    """Do a script's work; print a user's fault as one message and return the exit status."""
+    try:
+        work()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.status
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0

@@ -218,8 +218,8 @@ def call(folder: Path, *command: str) -> None:
 
 
 def parse_idx(content: bytes) -> torch.Tensor:
-    """Turn a verified IDX file of unsigned bytes into a uint8 tensor of its shape."""
-    assert content[:3] == b"\x00\x00\x08", "a verified file is IDX of unsigned bytes"
+    """Turn a whole IDX file of unsigned bytes into a uint8 tensor of its shape."""
+    assert content[:3] == b"\x00\x00\x08", "an IDX file of unsigned bytes"
     dimensions = content[3]
     shape = [int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions)]
     return torch.frombuffer(bytearray(content[4 + 4 * dimensions :]), dtype=torch.uint8).view(*shape)

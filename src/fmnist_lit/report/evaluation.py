@@ -54,7 +54,8 @@ def evaluate(run: RunDirectory, split: str, checkpoint: str) -> Evaluation:
     with torch.inference_mode():
         output = torch.cat([model(batch) for batch, _ in batches])
     loss = cross_entropy(output.double(), labels).item()
-    return Evaluation(images.numpy(), labels.numpy(), run.probabilities(output).numpy(), loss)
+    probabilities = output if run.gives_probabilities() else output.softmax(1)
+    return Evaluation(images.numpy(), labels.numpy(), probabilities.numpy(), loss)
 
 
 def fold_accuracies(evaluation: Evaluation, folds: int) -> list[float]:

@@ -1,9 +1,6 @@
 """Writes an evaluation into its run directory: all of it, or nothing."""
 
 import csv
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +16,20 @@ from fmnist_lit.report.figures import (
     reliability_figure,
     sample_predictions_figure,
 )
-from fmnist_lit.storage import write_json
+from fmnist_lit.storage import whole_folder, write_json
 
 SAMPLES = 24
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation, metrics: dict[str, Any], text_name: str) -> None:
     """Write figures, predictions, texts and pictures; replace an earlier evaluation as a whole."""
-    folder.parent.mkdir(exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        write_json(temporary / "metrics.json", metrics)
-        write_predictions(temporary / "predictions.csv", evaluation)
-        (temporary / "classification_report.txt").write_text(text_report(evaluation))
-        (temporary / text_name).write_text(report_text(evaluation, metrics))
+    with whole_folder(folder) as unfinished:
+        write_json(unfinished / "metrics.json", metrics)
+        write_predictions(unfinished / "predictions.csv", evaluation)
+        (unfinished / "classification_report.txt").write_text(text_report(evaluation))
+        (unfinished / text_name).write_text(report_text(evaluation, metrics))
         for name, figure in figures(evaluation).items():
-            figure.savefig(temporary / f"{name}.png", dpi=120)
-        temporary.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+            figure.savefig(unfinished / f"{name}.png", dpi=120)
 
 
 def write_predictions(path: Path, evaluation: Evaluation) -> None:

@@ -1,5 +1,7 @@
 """Reads a finished run: its config, its model with the trained weights, its images. No training path here."""
 
+import csv
+import json
 import pickle
 import warnings
 import zipfile
@@ -53,6 +55,36 @@ class RunDirectory:
         below = sorted(config.parent for config in self.path.glob("*/config.yaml"))
         return f" Did you mean {below[-1]}?" if below else ""
 
+    def metrics(self) -> dict[str, Any]:
+        """Read the run's final figures.
+
+        Raises:
+            UserError: the run did not finish, or the file is damaged.
+        """
+        path = self.path / "metrics.json"
+        if not path.is_file():
+            raise UserError(f"{self.path} has no metrics.json: the run did not finish.")
+        try:
+            figures: dict[str, Any] = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise UserError(f"{path} is damaged: {error}") from error
+        return figures
+
+    def history(self) -> list[dict[str, float]]:
+        """Read the figures of every epoch.
+
+        Raises:
+            UserError: there are none, or they are damaged.
+        """
+        path = self.path / "history.csv"
+        if not path.is_file():
+            raise UserError(f"{self.path} has no history.csv: no epoch was finished.")
+        try:
+            with path.open(newline="") as file:
+                return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        except (ValueError, TypeError, csv.Error) as error:
+            raise UserError(f"{path} is damaged: {first_line(error)}") from error
+
     def model(self, checkpoint: str = "best") -> nn.Module:
         """Build the model and load its trained weights; no code in the checkpoint is run.
 
@@ -81,9 +113,9 @@ class RunDirectory:
         # The format of training, so that the figures are the same to the bit.
         return model.to(memory_format=torch.channels_last).eval()
 
-    def probabilities(self, output: torch.Tensor) -> torch.Tensor:
-        """Turn the model's output of (n, 10) into probabilities; a softmax head already gives them."""
-        return output if self.config["model"].get("head") == "softmax" else output.softmax(1)
+    def gives_probabilities(self) -> bool:
+        """Whether the model's output are probabilities already (a softmax head), not logits."""
+        return bool(self.config["model"].get("head") == "softmax")
 
     def is_mlp(self) -> bool:
         """Whether the model is an MLP."""

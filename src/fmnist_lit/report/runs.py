@@ -1,0 +1,131 @@
+"""Finds runs below a folder, says what became of each, and tells them apart."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fmnist_lit.config import leaves
+from fmnist_lit.errors import UserError
+from fmnist_lit.report.run_directory import RunDirectory
+
+# Keys that say where and how fast, not what: they tell no two configurations apart.
+INCIDENTAL = (
+    "output_dir",
+    "threads",
+    "data.images.folder",
+    "data.images.source",
+    "data.eval_batch_size",
+    "trainer._target_",
+    "trainer.accelerator",
+)
+INCIDENTAL_GROUPS = ("logger", "trainer", "debug")
+
+
+class Run(NamedTuple):
+    """What tells a run from others: the options chosen of the config groups, and the value of every key."""
+
+    path: Path
+    choices: Mapping[str, str]
+    values: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+
+
+def run_directories(folder: Path) -> list[Path]:
+    """Return the directories at or below a folder that a run has written into, sorted."""
+    signs = ("config.yaml", "failure.json", ".hydra")
+    found = {path.parent for sign in signs for path in folder.rglob(sign)}
+    return sorted(path for path in found if path.name != ".hydra")
+
+
+def why_unfinished(directory: Path) -> str | None:
+    """Return None for a finished run, else the reason: that of its failure, or "unfinished"."""
+    if (directory / "metrics.json").exists():
+        return None
+    try:
+        reason = json.loads((directory / "failure.json").read_bytes())["reason"]
+    except FileNotFoundError:
+        return "unfinished"
+    except (ValueError, KeyError, TypeError):
+        return "failed; failure.json is damaged"
+    return f"failed: {reason}"
+
+
+def read_run(path: Path) -> Run:
+    """Read what tells a run apart; a run that did not finish has no metrics.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
+    directory = RunDirectory(path)
+    metrics = directory.metrics() if why_unfinished(path) is None else {}
+    values = {
+        key: value
+        for key, value in leaves(directory.config)
+        if key not in INCIDENTAL and not key.startswith(("logger.", "model.patch."))
+    }
+    # Before its end a run is known by the classes that it builds.
+    targets = {
+        key.partition(".")[0]: value_name(key, value) for key, value in values.items() if is_choice(key)
+    }
+    choices = metrics.get("choices", targets)
+    return Run(path, {k: v for k, v in choices.items() if k not in INCIDENTAL_GROUPS}, values, metrics)
+
+
+def is_choice(key: str) -> bool:
+    """Whether a dotted key says which class a config group chose."""
+    return key.count(".") == 1 and key.endswith("._target_")
+
+
+def value_name(key: str, value: Any) -> str:
+    """Return a value as text, a target by its last name."""
+    return str(value).rpartition(".")[2] if key.endswith("_target_") else str(value)
+
+
+def distinguishing(runs: Sequence[Run]) -> list[str]:
+    """Return the groups and dotted keys in which runs differ.
+
+    What follows from a difference already named is left out: the keys of an option where two runs chose
+    different options, everything where they are different experiments.
+    """
+
+    def differ(name: str, given: tuple[str, ...]) -> bool:
+        seen: dict[tuple[Any, ...], str] = {}
+        for run in runs:
+            chosen = tuple(run.choices.get(group) for group in given)
+            if seen.setdefault(chosen, value_of(run, name)) != value_of(run, name):
+                return True
+        return False
+
+    groups = list(dict.fromkeys(group for run in runs for group in run.choices))
+    keys = list(dict.fromkeys(key for run in runs for key in run.values))
+    first = ["experiment"] if "experiment" in groups and differ("experiment", ()) else []
+    named = [group for group in groups if group != "experiment" and differ(group, ("experiment",))]
+    return [*first, *named, *(key for key in keys if differ(key, ("experiment", key.partition(".")[0])))]
+
+
+def value_of(run: Run, name: str) -> str:
+    """Return a run's choice of a group or its value of a dotted key; "-" if it has none."""
+    return run.choices[name] if name in run.choices else value_name(name, run.values.get(name, "-"))
+
+
+def labels(runs: Sequence[Run]) -> list[str]:
+    """Name each run by what tells it from the others; a single run by its folder."""
+    names = distinguishing(runs)
+    if not names:
+        return [run.path.name for run in runs]
+    return [" ".join(f"{name}={value_of(run, name)}" for name in names) for run in runs]
+
+
+def require_runs(folder: Path) -> list[Path]:
+    """Return the run directories at or below a folder.
+
+    Raises:
+        UserError: there is no such folder, or no run in it.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder.")
+    found = run_directories(folder)
+    if not found:
+        raise UserError(f"{folder} holds no run.")
+    return found
