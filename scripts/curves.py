@@ -30,12 +30,7 @@ def draw(paths: list[Path], output: Path | None) -> None:
     if output.suffix not in FORMATS:
         raise UsageError(f"-o {output}: its name must end in {', '.join(FORMATS)}.")
     names = labels([read_run(path) for path in paths])
-    # The same configuration twice is told apart by its folder.
-    keys = [
-        name if names.count(name) == 1 else f"{name} ({path.name})"
-        for name, path in zip(names, paths, strict=True)
-    ]
-    histories = {key: RunDirectory(path).history() for key, path in zip(keys, paths, strict=True)}
+    histories = {name: RunDirectory(path).history() for name, path in zip(names, paths, strict=True)}
     curves_figure(histories).savefig(output, dpi=120)
     print(f"Drawn: {output}")
 

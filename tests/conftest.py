@@ -1,8 +1,13 @@
 """Composing and running small configs in process, on drawn images."""
 
+import io
+import shutil
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -24,6 +29,26 @@ SMALL = (
 )
 
 Config = dict[str, Any]
+
+
+class Answer(NamedTuple):
+    """What a script printed and its exit status."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def call(script: ModuleType, *arguments: object) -> Answer:
+    """Run a script's main in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [script.__name__, *map(str, arguments)])
+        try:
+            status = script.main()
+        except SystemExit as left:  # argparse's own answer
+            status = left.code
+        return Answer(status, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +74,16 @@ def trained(composed: Callable[..., Config], tmp_path_factory: pytest.TempPathFa
         return directory, metrics
 
     return train
+
+
+@pytest.fixture(scope="session")
+def runs(trained: Callable[..., Any]) -> dict[str, Path]:
+    """Two finished runs, to read only."""
+    return {name: trained(f"model={name}", "trainer.max_epochs=3")[0] for name in ("mlp4", "cnn_b")}
+
+
+@pytest.fixture
+def run_copy(runs: dict[str, Path], tmp_path: Path) -> Path:
+    """A copy of a run, moved to another folder."""
+    ignored = shutil.ignore_patterns("evaluation", "export", "curves.png")
+    return Path(shutil.copytree(runs["mlp4"], tmp_path / "moved" / "run", ignore=ignored))

@@ -2,14 +2,16 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 History = Sequence[Mapping[str, float]]
-STYLES = {"train": "-", "val": "--", "test": ":"}
+STYLES: dict[str, Any] = {"train": "-", "val": "--", "test": ":"}
 FEW = 10  # colours that can be told apart; more runs get a gradient
 
 
@@ -45,7 +47,7 @@ def label(axes: Axes, name: str) -> None:
     """Name the axes; an epoch is a whole number."""
     axes.set_xlabel("epoch")
     axes.set_ylabel(name)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
 
 

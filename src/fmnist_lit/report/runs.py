@@ -110,11 +110,24 @@ def value_of(run: Run, name: str) -> str:
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
-    """Name each run by what tells it from the others; a single run by its folder."""
-    names = distinguishing(runs)
-    if not names:
-        return [run.path.name for run in runs]
-    return [" ".join(f"{name}={value_of(run, name)}" for name in names) for run in runs]
+    """Name each run by what tells it from the others, by its folder where nothing does."""
+    differing = distinguishing(runs)
+    names = [" ".join(f"{name}={value_of(run, name)}" for name in differing) for run in runs]
+    folders = unique_names([run.path for run in runs])
+    return [
+        name if names.count(name) == 1 and name else f"{name} ({folder})".lstrip()
+        for name, folder in zip(names, folders, strict=True)
+    ]
+
+
+def unique_names(paths: Sequence[Path]) -> list[str]:
+    """Name folders by as few of their last parts as tell them apart."""
+    whole = [path.resolve().parts for path in paths]
+    for count in range(1, max(map(len, whole)) + 1):
+        names = ["/".join(parts[-count:]) for parts in whole]
+        if len(set(names)) == len(names):
+            break
+    return names
 
 
 def require_runs(folder: Path) -> list[Path]:

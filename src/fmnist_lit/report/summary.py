@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fmnist_lit.report.runs import run_directories, why_unfinished
+
 
 def summary(directory: Path, metrics: Mapping[str, Any]) -> str:
     """Return a finished run's figures as a table to print."""
@@ -43,28 +45,18 @@ def rendered(table: Table) -> str:
     return capture.get().rstrip("\n")
 
 
-def job_directories(sweep: Path) -> set[Path]:
-    """Return the directories below a sweep's that a job has written into."""
-    signs = ("config.yaml", "failure.json", ".hydra")
-    found = {path.parent for sign in signs for path in sweep.rglob(sign)}
-    return {path for path in found if path.name != ".hydra"}
-
-
 def read_job(directory: Path, sweep: Path) -> dict[str, Any]:
     """Read one job of a sweep: its overrides, and its metrics or the reason why it has none."""
     overrides_file = directory / ".hydra" / "overrides.yaml"
     overrides = list(OmegaConf.load(overrides_file)) if overrides_file.exists() else []
-    job = {
+    reason = why_unfinished(directory)
+    metrics = json.loads((directory / "metrics.json").read_text()) if reason is None else None
+    return {
         "job": str(directory.relative_to(sweep)),
         "overrides": overrides,
-        "metrics": None,
-        "reason": "unfinished",
+        "metrics": metrics,
+        "reason": reason,
     }
-    if (directory / "metrics.json").exists():
-        job |= {"metrics": json.loads((directory / "metrics.json").read_text()), "reason": None}
-    elif (directory / "failure.json").exists():
-        job["reason"] = json.loads((directory / "failure.json").read_text())["reason"]
-    return job
 
 
 def rank(job: Mapping[str, Any]) -> tuple[bool, float]:
@@ -76,7 +68,7 @@ def rank(job: Mapping[str, Any]) -> tuple[bool, float]:
 
 def sweep_summary(directory: Path) -> tuple[str, int]:
     """Return a table of all jobs below a sweep's directory, best first, and the number without a result."""
-    jobs = [read_job(job, directory) for job in job_directories(directory)]
+    jobs = [read_job(job, directory) for job in run_directories(directory)]
     jobs.sort(key=lambda job: (*rank(job), int(job["job"]) if job["job"].isdigit() else 0))
     common = [item for item in jobs[0]["overrides"] if all(item in job["overrides"] for job in jobs)]
     table = Table("job")
@@ -91,7 +83,7 @@ def sweep_summary(directory: Path) -> tuple[str, int]:
     lines = [
         f"{len(jobs)} jobs, best {order} accuracy first; all with {' '.join(common) or 'the defaults'}:",
         rendered(table),
-        *(f"job {job['job']} failed: {job['reason']}" for job in failed),
+        *(f"job {job['job']} {job['reason']}" for job in failed),
         f"Everything is in {directory}",
     ]
     return "\n".join(lines), len(failed)

@@ -1,0 +1,146 @@
+"""scripts/results.py, curves.py and report.py: many runs side by side."""
+
+import csv
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import pytest
+
+import scripts.curves
+import scripts.report
+import scripts.results
+from fmnist_lit.report.results import spread
+from fmnist_lit.report.run_directory import RunDirectory
+from tests.conftest import call
+
+Figures = dict[tuple[str, int], float]
+
+
+@pytest.fixture(scope="module")
+def folder(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Figures]:
+    """Two rates, three and one seed; a run that failed, one that was killed, one that is damaged."""
+    folder = tmp_path_factory.mktemp("outputs")
+    accuracies = {}
+    for lr, seed in (("0.01", 0), ("0.01", 1), ("0.01", 2), ("0.1", 0)):
+        run, metrics = trained(
+            "model=mlp4",
+            f"optim.lr={lr}",
+            f"seed={seed}",
+            "trainer.max_epochs=1",
+            directory=make(folder / f"{lr}-{seed}"),
+        )
+        accuracies[lr, seed] = metrics["test"]["accuracy"]
+    for name in ("failed", "killed", "damaged"):
+        shutil.copytree(run, folder / "apart" / name)
+        (folder / "apart" / name / "metrics.json").unlink()
+    (folder / "apart" / "failed" / "failure.json").write_text(json.dumps({"reason": "training diverged"}))
+    (folder / "apart" / "damaged" / "metrics.json").write_text("{")
+    return folder, accuracies
+
+
+def make(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
+
+
+def test_a_row_for_each_configuration_over_its_seeds(folder: tuple[Path, Figures]) -> None:
+    path, accuracies = folder
+    table = json.loads(call(scripts.results, path, "--format", "json").stdout)
+    rows = {row["optim.lr"]: row for row in table["finished"]}
+    values = [accuracies["0.01", seed] for seed in range(3)]
+    assert rows.keys() == {"0.01", "0.1"}
+    assert rows["0.01"]["seeds"] == 3
+    assert rows["0.01"]["test_accuracy"] == pytest.approx(fmean(values))
+    assert rows["0.01"]["test_std"] == pytest.approx(stdev(values))
+    assert rows["0.1"]["seeds"] == 1
+    assert rows["0.1"]["test_std"] is None
+    assert rows["0.1"]["parameters"] == 583_010
+    apart = {Path(run["run"]).name: run["reason"] for run in table["without_result"]}
+    assert apart.keys() == {"failed", "killed", "damaged"}
+    assert apart["failed"] == "failed: training diverged"
+    assert apart["killed"] == "unfinished"
+    assert "damaged" in apart["damaged"]
+
+
+def test_the_same_seed_twice_is_one_value(folder: tuple[Path, Figures], tmp_path: Path) -> None:
+    path, _ = folder
+    for i in range(3):
+        shutil.copytree(path / "0.1-0", tmp_path / str(i))
+    (row,) = json.loads(call(scripts.results, tmp_path, "--format", "json").stdout)["finished"]
+    assert (row["seeds"], row["runs"], row["test_std"]) == (1, 3, None)
+    assert "1 (3 runs)" in call(scripts.results, tmp_path).stdout
+
+
+def test_grouping_by_other_keys(folder: tuple[Path, Figures]) -> None:
+    path, accuracies = folder
+    rows = list(
+        csv.DictReader(
+            io.StringIO(call(scripts.results, path, "--group-by", "seed", "--format", "csv").stdout)
+        )
+    )
+    assert {row["seed"] for row in rows} == {"0", "1", "2"}
+    (both,) = [row for row in rows if row["seed"] == "0"]
+    assert float(both["test_accuracy"]) == pytest.approx(fmean([accuracies["0.01", 0], accuracies["0.1", 0]]))
+    answer = call(scripts.results, path, "--group-by", "optim.rl")
+    assert answer.returncode == 2
+    assert "Did you mean optim.lr?" in answer.stderr
+
+
+def test_formats_and_files(folder: tuple[Path, Figures], tmp_path: Path) -> None:
+    path, _ = folder
+    text = call(scripts.results, path).stdout
+    assert "| optim.lr | n | test accuracy |" in text
+    assert "Without a result (3):" in text
+    assert "training diverged" in text
+    for name in ("table.md", "table.csv", "table.json"):
+        assert call(scripts.results, path, "-o", tmp_path / name).returncode == 0
+    assert (tmp_path / "table.md").read_text() == text
+    assert "training diverged" in call(scripts.results, path, "--format", "csv").stderr
+    answer = call(scripts.results, path, "-o", tmp_path / "table.xls")
+    assert answer.returncode == 2
+    assert ".md, .csv, .json" in answer.stderr
+
+
+def test_the_interval_is_students() -> None:
+    """By hand: t(0.975, 2) = 4.3027; mean 0.9, standard deviation 0.01."""
+    mean, std, interval = spread([0.89, 0.90, 0.91])
+    assert (mean, std) == (pytest.approx(0.9), pytest.approx(0.01))
+    assert interval == pytest.approx((0.9 - 4.3027 * 0.01 / 3**0.5, 0.9 + 4.3027 * 0.01 / 3**0.5), abs=1e-6)
+
+
+def test_curves_of_one_run_and_of_several(
+    folder: tuple[Path, Figures], run_copy: Path, tmp_path: Path
+) -> None:
+    path, _ = folder
+    assert call(scripts.curves, run_copy).returncode == 0
+    assert (run_copy / "curves.png").read_bytes().startswith(b"\x89PNG")
+    output = tmp_path / "all.svg"
+    several = [path / "0.01-0", path / "0.1-0", path / "apart" / "killed"]
+    assert call(scripts.curves, *several, "-o", output).returncode == 0
+    assert output.exists()
+    assert "-o curves.png" in call(scripts.curves, *several).stderr
+    assert ".png, .pdf, .svg" in call(scripts.curves, run_copy, "-o", tmp_path / "curves.txt").stderr
+
+
+def test_history_is_read_as_it_was_written(run_copy: Path) -> None:
+    rows = RunDirectory(run_copy).history()
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert {"train_loss", "val_accuracy", "learning_rate"} <= rows[0].keys()
+
+
+def test_the_page_stands_by_itself(folder: tuple[Path, Figures], tmp_path: Path) -> None:
+    path, accuracies = folder
+    output = tmp_path / "report.html"
+    answer = call(scripts.report, path / "0.01-0", path / "0.1-0", "-o", output)
+    assert answer.returncode == 0, answer.stderr
+    page = output.read_text()
+    assert not re.search(r"(src|href)=.(?!data:)", page), "nothing is fetched from elsewhere"
+    assert "<th>optim.lr</th>" in page
+    assert f"{accuracies['0.1', 0]:.4f}" in page
+    assert page.count("<img") == 1 + 2 * 5
+    assert "f1-score" in page
