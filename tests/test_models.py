@@ -1,4 +1,4 @@
-"""The five networks, their patching modes and their initialization."""
+"""The networks, their patching modes and their initialization."""
 
 import math
 from typing import Any
@@ -9,9 +9,11 @@ from torch import nn
 
 from fmnist_lit.build import build
 from fmnist_lit.config import SCHEMES as KNOWN_SCHEMES
+from fmnist_lit.models.block_cnn import BlockCNN
 from fmnist_lit.models.cnn import CNNB, DOUBLE_SOFTMAX_FLOOR
 from fmnist_lit.models.initialization import SCHEMES, initialize
 from fmnist_lit.models.layer_table import layer_table, parameter_count
+from fmnist_lit.models.lenet import LeNet
 from fmnist_lit.models.mlp import MLP
 from fmnist_lit.models.patching import Concat, Embed, Shared, cut, join
 
@@ -20,7 +22,25 @@ def dense(width: int, parameters: int, *more: str) -> list[tuple[str, tuple[int,
     return [("Linear", (width,), parameters), *((name, (width,), 0) for name in more)]
 
 
-# Report five_models, the layer tables as printed: type, output shape, parameters.
+def block(width: int, side: int, parameters: int) -> list[tuple[str, tuple[int, ...], int]]:
+    pooled = (width, -(-side // 2), -(-side // 2))
+    return [
+        ("Conv2d", (width, side, side), parameters),
+        ("BatchNorm2d", (width, side, side), 2 * width),
+        *((name, pooled, 0) for name in ("MaxPool2d", "ReLU", "Dropout")),
+    ]
+
+
+def vgg_stage(widths: list[int], side: int, *parameters: int) -> list[tuple[str, tuple[int, ...], int]]:
+    rows: list[tuple[str, tuple[int, ...], int]] = []
+    for width, count in zip(widths, parameters, strict=True):
+        shape = (width, side, side)
+        rows += [("Conv2d", shape, count), ("BatchNorm2d", shape, 2 * width), ("ReLU", shape, 0)]
+    return [*rows, ("MaxPool2d", (widths[-1], -(-side // 2), -(-side // 2)), 0)]
+
+
+# The layer tables of reports five_models, batch_size (lenet), grid_search (block_cnn) as printed; VGG11 as in
+# its paper but for its last layers: type, output shape, parameters.
 TABLES = {
     "mlp4": [
         *dense(500, 392_500, "ReLU", "Dropout"),
@@ -65,8 +85,46 @@ TABLES = {
         *dense(150, 15_150, "LeakyReLU", "Dropout"),
         *dense(10, 1_510),
     ],
+    "mlp": [*dense(768, 602_880, "ReLU", "Dropout"), *dense(10, 7_690)],
+    "lenet": [
+        ("Conv2d", (6, 28, 28), 156),
+        ("ReLU", (6, 28, 28), 0),
+        ("AvgPool2d", (6, 14, 14), 0),
+        ("Conv2d", (16, 10, 10), 2_416),
+        ("ReLU", (16, 10, 10), 0),
+        ("AvgPool2d", (16, 5, 5), 0),
+        *dense(120, 48_120, "ReLU"),
+        *dense(84, 10_164, "ReLU"),
+        *dense(10, 850, "Softmax"),
+    ],
+    "block_cnn": [
+        *block(128, 28, 1_280),
+        *block(256, 14, 295_168),
+        *block(512, 7, 1_180_160),
+        *dense(10, 81_930),
+    ],
+    "vgg11": [
+        *vgg_stage([64], 28, 640),
+        *vgg_stage([128], 14, 73_856),
+        *vgg_stage([256, 256], 7, 295_168, 590_080),
+        *vgg_stage([512, 512], 4, 1_180_160, 2_359_808),
+        *vgg_stage([512, 512], 2, 2_359_808, 2_359_808),
+        *dense(512, 262_656, "ReLU", "Dropout"),
+        *dense(512, 262_656, "ReLU", "Dropout"),
+        *dense(10, 5_130),
+    ],
 }
-PARAMETERS = {"mlp4": 583_010, "mlp_custom": 1_497_710, "cnn_a": 2_174, "cnn_b": 583_830, "cnn_c": 35_044}
+PARAMETERS = {
+    "mlp4": 583_010,
+    "mlp_custom": 1_497_710,
+    "cnn_a": 2_174,
+    "cnn_b": 583_830,
+    "cnn_c": 35_044,
+    "mlp": 610_570,
+    "lenet": 61_706,
+    "block_cnn": 1_560_330,
+    "vgg11": 9_755_274,
+}
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -77,18 +135,26 @@ def test_layers_are_those_of_the_report(name: str, composed: Any) -> None:
     assert model(torch.rand(3, 1, 28, 28)).shape == (3, 10)
 
 
-def test_softmax_head_gives_probabilities_and_a_floor() -> None:
+@pytest.mark.parametrize("kind", [CNNB, LeNet])
+def test_softmax_head_gives_probabilities_and_a_floor(kind: type[CNNB | LeNet]) -> None:
     torch.manual_seed(0)
-    model, images = CNNB(head="softmax"), torch.rand(4, 1, 28, 28)
+    model, images = kind(head="softmax"), torch.rand(4, 1, 28, 28)
     torch.testing.assert_close(model(images).sum(1), torch.ones(4))
     assert round(DOUBLE_SOFTMAX_FLOOR, 4) == 1.4612
     perfect = nn.functional.cross_entropy(torch.eye(10), torch.arange(10))
     assert perfect.item() == pytest.approx(model.loss_floor)
 
-    corrected = CNNB(head="logits")
+    corrected = kind(head="logits")
     corrected.load_state_dict(model.state_dict())
     torch.testing.assert_close(corrected(images).softmax(1), model(images))
     assert corrected.loss_floor == 0
+
+
+@pytest.mark.parametrize(("depth", "side"), [(1, 14), (2, 7), (3, 4), (4, 2), (5, 1)])
+def test_blocks_of_any_depth_round_up(depth: int, side: int) -> None:
+    model = BlockCNN(filters=8, depth=depth, batch_norm=False)
+    assert model.features(torch.rand(2, 1, 28, 28)).shape == (2, 8 * 2 ** (depth - 1), side, side)
+    assert {type(layer) for layer in model.features} == {nn.Conv2d, nn.MaxPool2d, nn.ReLU}
 
 
 def test_dropout_and_slope_reach_the_layers(composed: Any) -> None:

@@ -11,17 +11,21 @@ from typing import Any
 from fmnist_lit.errors import UsageError, choices
 
 TARGETS = (
+    "fmnist_lit.data.augment.Augmentation",
     "fmnist_lit.data.datamodule.DataModule",
     "fmnist_lit.data.sources.fashion_mnist",
     "fmnist_lit.data.synthetic.drawn_garments",
+    "fmnist_lit.models.block_cnn.BlockCNN",
     "fmnist_lit.models.cnn.CNNA",
     "fmnist_lit.models.cnn.CNNB",
     "fmnist_lit.models.cnn.CNNC",
+    "fmnist_lit.models.lenet.LeNet",
     "fmnist_lit.models.mlp.MLP",
     "fmnist_lit.models.patching.Concat",
     "fmnist_lit.models.patching.Embed",
     "fmnist_lit.models.patching.Shared",
     "fmnist_lit.models.patching.Whole",
+    "fmnist_lit.models.vgg.VGG11",
     "fmnist_lit.schedules.constant",
     "fmnist_lit.schedules.cosine",
     "fmnist_lit.schedules.onecycle",

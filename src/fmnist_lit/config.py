@@ -35,11 +35,19 @@ def integer(least: int, step: int = 1, most: int = 2**31) -> Rule:
     return Rule(lambda v: type(v) is int and least <= v <= most and v % step == 0, words)
 
 
-def number(low: float, high: float = float("inf"), low_included: bool = True) -> Rule:
-    """A number in [low, high), or (low, high) if ``low`` itself is not included."""
-    above = f"{low:g} or more" if low_included else f"more than {low:g}"
-    words = f"a number, {above}" + (f" and less than {high:g}" if high < float("inf") else "")
-    return Rule(lambda v: is_number(v) and (low < v or (low_included and low == v)) and v < high, words)
+def number(
+    low: float, high: float = float("inf"), low_included: bool = True, high_included: bool = False
+) -> Rule:
+    """A number between two bounds, each of which may be included."""
+    words = f"a number, {low:g} or more" if low_included else f"a number, more than {low:g}"
+    if high < float("inf"):
+        words += f", {high:g} at most" if high_included else f" and less than {high:g}"
+
+    def holds(v: Any) -> bool:
+        above = is_number(v) and (v >= low if low_included else v > low)
+        return above and (v <= high if high_included else v < high)
+
+    return Rule(holds, words)
 
 
 def one_of(*known: Any) -> Rule:
@@ -88,6 +96,14 @@ RULES = {
     "data.images.train": integer(10, step=10),
     "data.images.test": integer(10, step=10),
     "data.images.seed": SEED,
+    "augment._target_": TARGET,
+    "augment.shift": integer(0, most=27),
+    "augment.flip": number(0, 1, high_included=True),
+    "augment.rotation": number(0, 180, high_included=True),
+    "augment.zoom": SHARE,
+    "augment.noise": number(0),
+    "augment.erasing": number(0, 1, high_included=True),
+    "augment.validation": BOOLEAN,
     "patch._target_": TARGET,
     "patch.size": Rule(lambda v: v is None or (type(v) is int and v in PATCH_SIZES), "2, 4, 7 or 14"),
     "patch.dim": integer(1),
@@ -96,6 +112,11 @@ RULES = {
     "model.activation": one_of("relu", "leaky_relu"),
     "model.negative_slope": number(0),
     "model.dropout": SHARE,
+    "model.filters": integer(1),
+    "model.depth": integer(1, most=5),
+    "model.batch_norm": BOOLEAN,
+    "model.bn_momentum": number(0, 1, low_included=False, high_included=True),
+    "model.bn_eps": POSITIVE,
     "model.head": one_of("softmax", "logits"),
     "init.linear": one_of(*SCHEMES),
     "init.conv": one_of(*SCHEMES),
@@ -120,7 +141,7 @@ RULES = {
     "schedule.warmup": number(0, 1, low_included=False),
     "schedule.div_factor": number(1),
     "schedule.final_div_factor": number(1),
-    "callbacks.monitor": one_of(*MONITORS),
+    "callbacks.monitor": optional(one_of(*MONITORS)),
     "callbacks.patience": optional(integer(1)),
     "callbacks.min_delta": number(0),
     "logger.tensorboard": Rule(lambda v: v is None, "null, or the keys of logger=tensorboard"),
@@ -145,7 +166,11 @@ RULES = {
 # Keys that every config has, whatever is chosen of each group.
 FIXED = (
     *(key for key in RULES if "." not in key),
-    *(key for key in RULES if key.count(".") == 1 and key.startswith(("data.", "init.", "callbacks."))),
+    *(
+        key
+        for key in RULES
+        if key.count(".") == 1 and key.startswith(("data.", "augment.", "init.", "callbacks."))
+    ),
     *(key for key in RULES if key.startswith(("trainer.", "debug."))),
     *(f"{group}._target_" for group in ("data.images", "patch", "model", "optim", "schedule")),
     "optim.lr",
@@ -220,7 +245,10 @@ def check_patch(config: Mapping[str, Any]) -> None:
 
 
 def check_validation(config: Mapping[str, Any]) -> None:
-    """What looks at validation data needs some."""
+    """What looks at validation data needs some, and early stopping a figure to look at."""
+    if config["callbacks"]["patience"] is not None and config["callbacks"]["monitor"] is None:
+        patience, monitors = config["callbacks"]["patience"], "|".join(MONITORS)
+        raise UsageError(f"callbacks.patience={patience} needs callbacks.monitor={monitors}.")
     if config["data"]["val_fraction"] > 0:
         return
     remedy = "Set data.val_fraction above 0, or choose"

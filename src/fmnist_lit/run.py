@@ -67,7 +67,7 @@ def run(
     torch.set_num_threads(config["threads"] or DEFAULT_THREADS)
     L.seed_everything(config["seed"], verbose=False)
     classifier = build_classifier(config)
-    data: DataModule = build(config["data"], seed=config["seed"])
+    data: DataModule = build(config["data"], seed=config["seed"], augmentation=build(config["augment"]))
     history = History(directory / "history.csv")
     trainer = build_trainer(config, directory, history)
     log.info("Run directory: %s", directory)
@@ -155,11 +155,11 @@ def build_trainer(config: Mapping[str, Any], directory: Path, history: History) 
 def monitoring_callbacks(config: Mapping[str, Any], directory: Path) -> list[L.Callback]:
     """Build what keeps checkpoints and stops early. Without validation data the last epoch is the best."""
     settings = config["callbacks"]
-    monitor, folder = settings["monitor"], directory / "checkpoints"
+    monitor, folder = settings["monitor"], directory / "checkpoints"  # no monitor: the last epoch is tested
     mode = "max" if monitor == "val_accuracy" else "min"
     keep = partial(ModelCheckpoint, dirpath=folder, enable_version_counter=False)
     callbacks: list[L.Callback] = []
-    if config["data"]["val_fraction"] > 0:
+    if monitor and config["data"]["val_fraction"] > 0:
         callbacks.append(keep(filename="best", monitor=monitor, mode=mode))
     if settings["patience"] is not None:
         callbacks.append(

@@ -3,6 +3,7 @@
 import lightning as L
 import torch
 
+from fmnist_lit.data.augment import Augmentation
 from fmnist_lit.data.images import CLASSES, Images
 from fmnist_lit.data.loader import Batch, BatchLoader
 from fmnist_lit.data.split import limited, stratified_split
@@ -21,7 +22,8 @@ class DataModule(L.LightningDataModule):
         normalization: a name in ``loader.NORMALIZATION``.
         watch_test: evaluate the test set after every epoch too.
         limit: keep only this many training images after the split, equal classes.
-        seed: of the order of the training images.
+        seed: of the order of the training images, and of their augmentation.
+        augmentation: of the training images; of the validation images while training, if it says so.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class DataModule(L.LightningDataModule):
         watch_test: bool,
         limit: int | None,
         seed: int,
+        augmentation: Augmentation | None = None,
     ) -> None:
         super().__init__()
         self.images = images
@@ -42,6 +45,7 @@ class DataModule(L.LightningDataModule):
         self.val_fraction, self.split_seed = val_fraction, split_seed
         self.normalization, self.watch_test = normalization, watch_test
         self.limit, self.seed = limit, seed
+        self.augmentation = augmentation if augmentation and augmentation.changes_images else None
         self.parts: dict[str, Batch] = {}
 
     def setup(self, stage: str | None = None) -> None:
@@ -78,19 +82,37 @@ class DataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> BatchLoader:
         """Return shuffled training batches, another order each epoch."""
-        return BatchLoader(*self.parts["train"], self.batch_size, self.normalization, self.seed, self.epoch)
+        return BatchLoader(
+            *self.parts["train"],
+            self.batch_size,
+            self.normalization,
+            shuffle_seed=self.seed,
+            epoch=self.epoch,
+            augmentation=self.augmentation,
+            augmentation_seed=self.seed,
+        )
 
-    def evaluation_loader(self, part: str) -> BatchLoader:
+    def evaluation_loader(self, part: str, augmentation: Augmentation | None = None) -> BatchLoader:
         """Return a part's batches ("train", "val" or "test") in their fixed order."""
-        return BatchLoader(*self.parts[part], self.eval_batch_size, self.normalization)
+        return BatchLoader(
+            *self.parts[part],
+            self.eval_batch_size,
+            self.normalization,
+            epoch=self.epoch,
+            augmentation=augmentation,
+            augmentation_seed=~self.seed,  # not the changes of the training images
+        )
 
     def val_dataloader(self) -> dict[str, BatchLoader]:
         """Return what is evaluated after every epoch, by name."""
         watched = ["val", "test"] if self.watch_test else ["val"]
-        return {part: self.evaluation_loader(part) for part in watched if part in self.parts}
+        changed = {"val": self.augmentation} if self.augmentation and self.augmentation.validation else {}
+        return {
+            part: self.evaluation_loader(part, changed.get(part)) for part in watched if part in self.parts
+        }
 
     def test_dataloader(self) -> dict[str, BatchLoader]:
-        """Return what is evaluated at the end, by name: all parts."""
+        """Return what is evaluated at the end, by name: all parts, as they are."""
         return {part: self.evaluation_loader(part) for part in self.parts}
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from fmnist_lit.data.augment import Augmentation, batch_generator
 from fmnist_lit.data.images import PIXEL_MEAN, PIXEL_STD
 
 # Pixel p from 0 to 255 becomes p * scale - offset.
@@ -22,9 +23,9 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 def normalize(images: torch.Tensor, normalization: str) -> torch.Tensor:
-    """Turn uint8 images of (n, 28, 28) into float32 of (n, 1, 28, 28) by a row of NORMALIZATION."""
+    """Turn images of (n, 28, 28), pixels from 0 to 255, into float32 of (n, 1, 28, 28) by NORMALIZATION."""
     scale, offset = NORMALIZATION[normalization]
-    return images.unsqueeze(1).to(torch.float32).mul_(scale).sub_(offset)
+    return images.unsqueeze(1).to(torch.float32, copy=True).mul_(scale).sub_(offset)
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> torch.Tensor:
@@ -42,6 +43,8 @@ class BatchLoader:
         labels: int64 of (n,), on the same device.
         shuffle_seed: shuffle by this seed and the epoch; None keeps the order.
         epoch: asked for the current epoch whenever an iteration starts.
+        augmentation: changes each batch before it is normalized; None changes nothing.
+        augmentation_seed: makes the changes, with epoch and batch.
     """
 
     def __init__(
@@ -52,22 +55,32 @@ class BatchLoader:
         normalization: str,
         shuffle_seed: int | None = None,
         epoch: Callable[[], int] = lambda: 0,
+        augmentation: Augmentation | None = None,
+        augmentation_seed: int = 0,
     ) -> None:
         assert len(images) == len(labels) > 0
         self.images, self.labels = images, labels
         self.batch_size, self.normalization = batch_size, normalization
         self.shuffle_seed, self.epoch = shuffle_seed, epoch
+        self.augmentation, self.augmentation_seed = augmentation, augmentation_seed
 
     def __len__(self) -> int:
         return math.ceil(len(self.images) / self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
+        for batch, (images, labels) in enumerate(self.pixels()):
+            if self.augmentation:
+                generator = batch_generator(images.device, self.augmentation_seed, self.epoch(), batch)
+                images = self.augmentation(images, generator)
+            yield normalize(images, self.normalization), labels
+
+    def pixels(self) -> Iterator[Batch]:
+        """Cut the images into batches, as they are: uint8 of (b, 28, 28)."""
         if self.shuffle_seed is None:
-            for images, labels in zip(
+            yield from zip(
                 self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True
-            ):
-                yield normalize(images, self.normalization), labels
+            )
             return
         order = epoch_order(len(self.images), self.shuffle_seed, self.epoch()).to(self.images.device)
         for chosen in order.split(self.batch_size):
-            yield normalize(self.images[chosen], self.normalization), self.labels[chosen]
+            yield self.images[chosen], self.labels[chosen]
