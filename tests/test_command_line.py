@@ -18,7 +18,12 @@ def train(*arguments: str, timeout: int = 120) -> subprocess.CompletedProcess[st
 
 # The fault, the exit status, and what the message must name.
 FAULTS = {
-    "model=cnn_d": (2, ["model=cnn_d", "cnn_a, cnn_b, cnn_c, mlp4, mlp_custom"]),
+    "model=cnn_d": (
+        2,
+        ["model=cnn_d", "block_cnn, cnn_a, cnn_b, cnn_c, lenet, mlp, mlp4, mlp_custom, vgg11"],
+    ),
+    "experiment=five_models/cnn_d": (2, ["experiment=five_models/cnn_d", "Did you mean five_models/cnn_"]),
+    "experiment=cnn_c": (2, ["experiment=cnn_c", "augmentation/mlp, batch_size/bs100"]),
     "modle=cnn_c": (2, ["modle", "Did you mean model?"]),
     "optim.lrr=0.1": (2, ["optim.lrr", "Did you mean lr?", "momentum"]),
     "optim.lr=${foo}": (2, ["foo", "optim.lr"]),

@@ -1,11 +1,13 @@
 """Every option composes, every pair of options is accepted or refused for a reason, every key is checked."""
 
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from fmnist_lit.build import TARGETS, build
 from fmnist_lit.config import RULES, check, leaves
@@ -23,6 +25,7 @@ GROUPS = {
     if folder.is_dir() and folder.name != "hydra"
 }
 OPTIONS = [(group, option) for group, options in GROUPS.items() for option in options]
+WHOLE = ("experiment", "sweep")
 Job = dict[str, str]
 
 
@@ -47,9 +50,9 @@ def is_allowed(job: Job) -> bool:
 def allowed_pairs() -> set[frozenset[Option]]:
     """Pair every option with every one of another group, but for what is refused (and trainer=ddp).
 
-    An experiment is left out: it is a choice of all groups already.
+    Experiments and sweeps are left out: they choose from all groups already.
     """
-    options = [option for option in OPTIONS if option != ("trainer", "ddp") and option[0] != "experiment"]
+    options = [option for option in OPTIONS if option != ("trainer", "ddp") and option[0] not in WHOLE]
     pairs = (pair for pair in combinations(options, 2) if pair[0][0] != pair[1][0])
     return {frozenset(pair) for pair in pairs if is_allowed(dict(pair))}
 
@@ -60,7 +63,7 @@ def pairwise_jobs() -> list[Job]:
     while left:
         job: Job = dict(min(map(sorted, left)))
         for group in GROUPS:
-            if group in job or group == "experiment":
+            if group in job or group in WHOLE:
                 continue
             options = [
                 o for o in GROUPS[group] if (group, o) != ("trainer", "ddp") and is_allowed(job | {group: o})
@@ -73,12 +76,34 @@ def pairwise_jobs() -> list[Job]:
     return jobs
 
 
-FIVE_MODELS = ("mlp4", "mlp4_patched", "mlp_custom", "cnn_a", "cnn_b", "cnn_c")
+EXPERIMENTS = {
+    "five_models": "mlp4 mlp4_patched mlp_custom cnn_a cnn_b cnn_b_logits cnn_c vgg11",
+    "early_stopping": "mlp mlp_wide_dropout cnn",
+    "augmentation": "mlp cnn",
+    "grid_search": "baseline mlp_32 mlp_128 mlp_256 mlp_128_64 mlp_256_128 mlp_final "
+    "cnn_8 cnn_8_bn cnn_8_bn_dropout cnn_final",
+    "batch_size": "bs32 bs64 bs100 bs100_logits bs256",
+}
+# The number of jobs of each sweep.
+SWEEPS = {
+    "five_models/initialization": 14,
+    "five_models/patching": 9,
+    "five_models/optimizer": 6,
+    "five_models/learning_rate": 10,
+    "five_models/momentum": 8,
+    "five_models/weight_decay": 8,
+    "five_models/batch_size": 8,
+    "grid_search/mlp": 30,  # as printed
+    "grid_search/optimizer": 45,
+    "grid_search/depth": 4,  # as printed
+    "grid_search/filters": 9,  # as printed
+    "batch_size/batch_size": 4,  # as printed
+}
 
 
 def test_all_groups_and_options_are_there() -> None:
     promised = {
-        "model": {"mlp4", "mlp_custom", "cnn_a", "cnn_b", "cnn_c"},
+        "model": {"mlp4", "mlp_custom", "cnn_a", "cnn_b", "cnn_c", "mlp", "lenet", "block_cnn", "vgg11"},
         "patch": {"none", "concat", "shared", "embed"},
         "init": {
             "default",
@@ -89,17 +114,29 @@ def test_all_groups_and_options_are_there() -> None:
             "he_uniform",
             "he_normal",
         },
-        "optim": {"sgd", "nesterov", "adam", "nadam", "amsgrad", "rmsprop", "adamw"},
+        "optim": {
+            "sgd",
+            "nesterov",
+            "adam",
+            "nadam",
+            "amsgrad",
+            "rmsprop",
+            "adamw",
+            "keras_adam",
+            "keras_rmsprop",
+        },
         "schedule": {"constant", "plateau", "cosine", "onecycle"},
         "data": {"fashion_mnist", "synthetic"},
         "trainer": {"auto", "cpu", "gpu", "ddp"},
         "logger": {"tensorboard", "none"},
         "callbacks": {"default", "early_stopping"},
         "debug": {"none", "fast", "overfit"},
+        "augment": {"none", "keras", "shift_flip"},
         "experiment": {
             "none",
-            *(f"five_models/{row}" for row in FIVE_MODELS),
+            *(f"{name}/{row}" for name, rows in EXPERIMENTS.items() for row in rows.split()),
         },
+        "sweep": {"none", *SWEEPS},
     }
     assert promised.keys() == GROUPS.keys()
     for group, options in promised.items():
@@ -137,6 +174,20 @@ def test_pairs_that_cannot_work_are_refused(pair: tuple[Option, Option], compose
         check(composed(*(f"{group}={option}" for group, option in pair)))
 
 
+@pytest.mark.parametrize("name", SWEEPS)
+def test_sweeps_have_their_jobs_and_the_first_and_last_of_them_are_sound(name: str, composed: Any) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        hydra = compose("config", [f"sweep={name}"], return_hydra_config=True).hydra
+    assert hydra.mode.name == "MULTIRUN"
+    parser = OverridesParser.create()
+    swept = parser.parse_overrides([f"{key}={values}" for key, values in hydra.sweeper.params.items()])
+    jobs = list(product(*(list(override.sweep_string_iterator()) for override in swept)))
+    assert len(jobs) == SWEEPS[name]
+    for job in (jobs[0], jobs[-1]):
+        overrides = [f"{override.key_or_group}={value}" for override, value in zip(swept, job, strict=True)]
+        check(composed(f"sweep={name}", *overrides))
+
+
 OPTIMIZERS = {
     "sgd": (torch.optim.SGD, {"momentum": 0.9, "nesterov": False}),
     "nesterov": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
@@ -145,6 +196,8 @@ OPTIMIZERS = {
     "amsgrad": (torch.optim.Adam, {"amsgrad": True}),
     "rmsprop": (torch.optim.RMSprop, {}),
     "adamw": (torch.optim.AdamW, {"weight_decay": 0.01}),
+    "keras_adam": (torch.optim.Adam, {"eps": 1e-7}),
+    "keras_rmsprop": (torch.optim.RMSprop, {"eps": 1e-7, "alpha": 0.9}),
 }
 
 
@@ -182,6 +235,12 @@ FAULTS = {
     "data.val_fraction=0 schedule=plateau": ["schedule=plateau", "data.val_fraction"],
     "data.val_fraction=0 callbacks=early_stopping": ["early stopping", "data.val_fraction"],
     "callbacks.monitor=test_accuracy": ["callbacks.monitor=test_accuracy", "val_accuracy, val_loss"],
+    "callbacks.patience=3 callbacks.monitor=null": ["callbacks.patience=3", "val_accuracy|val_loss"],
+    "augment.flip=1.5": ["augment.flip=1.5", "1 at most"],
+    "augment.zoom=1": ["augment.zoom=1", "less than 1"],
+    "augment=keras augment.shift=0.1": ["augment.shift=0.1", "whole number"],
+    "model=block_cnn model.depth=6": ["model.depth=6", "5 at most"],
+    "~augment.flip": ["augment.flip", "missing"],
     "optim.lr=0": ["optim.lr=0", "more than 0"],
     "optim.lr=.nan": ["optim.lr", "more than 0"],
     "optim.lr=inf": ["optim.lr=inf", "more than 0"],

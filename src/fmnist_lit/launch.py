@@ -5,6 +5,7 @@ Nothing heavy is imported before the config is known to be sound.
 
 import logging
 import os
+import re
 import secrets
 import shlex
 import shutil
@@ -102,8 +103,8 @@ def run_job(cfg: DictConfig) -> float | None:
 def message(error: BaseException) -> str:
     """Say what was wrong and what the choices are."""
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
-        group, _, name = error.missing_cfg_file.rpartition("/")
-        return f"{group}={name}: no such {group}. {choices(name, error.options)}"
+        group, _, name = error.missing_cfg_file.partition("/")
+        return f"{group}={name}: no such {group}. {choices(name, options_of(group, error))}"
     cause = error.__cause__ or error
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and isinstance(cause.parent_node, DictConfig):
         known = [str(key) for key in cause.parent_node if key not in ("hydra", "_target_")]
@@ -117,6 +118,16 @@ def message(error: BaseException) -> str:
     if isinstance(error, UserError):
         return str(error)
     return prefix + " ".join(line for line in lines if line and not line.startswith("See http"))
+
+
+def options_of(group: str, error: MissingConfigException) -> list[str]:
+    """List the options of a config group, those in its folders as "folder/option", as Hydra's error tells."""
+    conf = re.search(r"provider=main, path=file://(.+)", str(error))
+    if conf is None:
+        return list(error.options or ())
+    folder = Path(conf[1]) / group
+    options = (path.relative_to(folder).with_suffix("") for path in folder.rglob("*.yaml"))
+    return [str(option) for option in options if not option.name.startswith("_")]  # those are for others
 
 
 def say(error: BaseException, status: int) -> int:

@@ -17,6 +17,30 @@ def batch_generator(device: torch.device, seed: int, epoch: int, batch: int) -> 
     return torch.Generator(device).manual_seed(mixed)
 
 
+def transformed(
+    images: torch.Tensor, angle: torch.Tensor, size: torch.Tensor, mirrored: torch.Tensor, shift: torch.Tensor
+) -> torch.Tensor:
+    """Mirror each image, make it ``size`` times as large, turn it about its centre, then move it.
+
+    Args:
+        images: float32 of (n, 28, 28).
+        angle: degrees, counter-clockwise, (n,).
+        size: (n,).
+        mirrored: left to right, bool of (n,).
+        shift: pixels to the right and down, (n, 2).
+    """
+    radians = angle.deg2rad()
+    sine, cosine = radians.sin() / size, radians.cos() / size
+    mirror = 1 - 2 * mirrored.float()
+    # grid_sample asks for each new pixel where it comes from, in units of half an image.
+    inverse = torch.stack(
+        [torch.stack([mirror * cosine, mirror * -sine], 1), torch.stack([sine, cosine], 1)], 1
+    )
+    offset = inverse @ (-shift * (2 / SIDE)).unsqueeze(2)
+    grid = affine_grid(torch.cat([inverse, offset], 2), [len(images), 1, SIDE, SIDE], align_corners=False)
+    return grid_sample(images.unsqueeze(1), grid, align_corners=False).squeeze(1)
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """What may happen to an image; 0 leaves a change out. What comes in from outside is black.
@@ -57,22 +81,17 @@ class Augmentation:
         return changed
 
     def moved(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Mirror, turn, scale and shift, in one interpolation."""
+        """Mirror, scale, turn and shift, in one interpolation."""
         n, device = len(images), images.device
 
         def uniform(low: float, high: float) -> torch.Tensor:
             return low + (high - low) * torch.rand(n, generator=generator, device=device)
 
-        angle = uniform(-1, 1) * math.radians(self.rotation)
-        scale = 1 / uniform(1 - self.zoom, 1 + self.zoom)
-        mirror = 1 - 2 * (uniform(0, 1) < self.flip).float()
+        angle = uniform(-self.rotation, self.rotation)
+        size = uniform(1 - self.zoom, 1 + self.zoom)
+        mirrored = uniform(0, 1) < self.flip
         steps = torch.randint(-self.shift, self.shift + 1, (n, 2), generator=generator, device=device)
-        offset = steps * (2 / SIDE)  # an image is 2 wide in grid_sample's units
-        sine, cosine = angle.sin() * scale, angle.cos() * scale
-        across = torch.stack([cosine * mirror, -sine, offset[:, 0]], dim=1)
-        down = torch.stack([sine * mirror, cosine, offset[:, 1]], dim=1)
-        grid = affine_grid(torch.stack([across, down], dim=1), [n, 1, SIDE, SIDE], align_corners=False)
-        return grid_sample(images.unsqueeze(1), grid, align_corners=False).squeeze(1)
+        return transformed(images, angle, size, mirrored, steps.float())
 
     def erased(self, n: int, generator: torch.Generator) -> torch.Tensor:
         """Return which pixels become black, bool of (n, 28, 28)."""
