@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint data tensorboard clean
+.PHONY: help train test lint data results tensorboard clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -34,6 +34,9 @@ lint: $(INSTALLED) ## check style and types
 
 data: $(INSTALLED) ## get and verify Fashion-MNIST
 	$(BIN)/python -m fmnist_lit.data.sources $(ARGS)
+
+results: $(INSTALLED) ## make RESULTS.md anew from the records in results/
+	$(BIN)/python scripts/record.py $(ARGS)
 
 tensorboard: $(INSTALLED) ## look at all runs below outputs/
 	$(BIN)/tensorboard --logdir outputs $(ARGS)

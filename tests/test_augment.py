@@ -150,9 +150,7 @@ def test_validation_images_change_while_training_only(trained: Any) -> None:
     assert call(scripts.evaluate, directory, "--split", "val", "--folds", 2).returncode == 0
     evaluated = json.loads(Path(directory, "evaluation", "val", "metrics.json").read_text())
     assert evaluated["accuracy"] == metrics["val"]["accuracy"]
-    unchanged, _ = trained(
-        "model=mlp4", "augment.noise=50", "data.val_fraction=0.5", "trainer.max_epochs=2"
-    )
+    unchanged, _ = trained("model=mlp4", "augment.noise=50", "data.val_fraction=0.5", "trainer.max_epochs=2")
     rows = [(path / "history.csv").read_text().splitlines()[1] for path in (directory, unchanged)]
     assert rows[0].split(",")[1:3] == rows[1].split(",")[1:3], "the same training"
     assert rows[0].split(",")[3:5] != rows[1].split(",")[3:5], "other validation images"

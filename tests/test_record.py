@@ -1,0 +1,166 @@
+"""Records of runs and RESULTS.md, which is made of them."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+import scripts.record
+from fmnist_lit.config import leaves
+from fmnist_lit.report.records import is_kept, read_records
+from fmnist_lit.report.reproduction import COMPARISONS, read_published, results_page
+from tests.conftest import ROOT, call
+from tests.test_config import EXPERIMENTS
+
+RECORDS = read_records(ROOT / "results")
+
+
+def test_the_page_in_the_repository_is_that_of_the_records() -> None:
+    page = results_page(read_published(ROOT / "results" / "published.yaml"), RECORDS)
+    assert (ROOT / "RESULTS.md").read_text() == page, "run: make results"
+
+
+def test_every_experiment_has_a_row() -> None:
+    published = read_published(ROOT / "results" / "published.yaml")
+    assert {report: " ".join(sorted(row["row"] for row in rows)) for report, rows in published.items()} == {
+        report: " ".join(sorted(rows.split())) for report, rows in EXPERIMENTS.items()
+    }
+
+
+def test_records_are_of_the_experiments_as_they_stand_in_conf(composed: Any) -> None:
+    """A record may lack a key that was added since; no key that it has may say otherwise."""
+    assert RECORDS
+    for record in RECORDS:
+        config = composed(f"experiment={record['experiment']}", *record["overrides"])
+        now = {key: value for key, value in leaves(config) if is_kept(key)}
+        assert {key: now[key] for key in record["config"]} == record["config"], record["experiment"]
+        assert len(record["commit"]) == 40
+        assert len(record["history"]["train_loss"]) == record["epochs"]
+
+
+def test_no_record_names_a_place_of_a_machine() -> None:
+    for path in (ROOT / "results").glob("*.json"):
+        text = path.read_text()
+        assert "output_dir" not in text
+        assert "images.source" not in text
+        assert "images.folder" not in text
+
+
+def record(
+    experiment: str, seed: int, test: float, val: float | None = None, *overrides: str
+) -> dict[str, Any]:
+    return {
+        "experiment": experiment,
+        "seed": seed,
+        "overrides": list(overrides),
+        "test": {"accuracy": test},
+        "val": None if val is None else {"accuracy": val},
+        "epochs": 20,
+        "seconds": 120.0,
+    }
+
+
+PUBLISHED: dict[str, Any] = {
+    "five_models": [
+        {"row": "mlp4", "figure": "test", "published": 88.62},
+        {"row": "mlp4_patched", "figure": "test", "published": 89.99, "why": "the scheme is open"},
+        {"row": "cnn_c", "figure": "test", "published": 90.34},
+        {"row": "vgg11", "notes": "given up"},
+    ],
+    "grid_search": [{"row": "mlp_32", "figure": "val", "published": 88.80}],
+}
+
+
+def rows(*records: dict[str, Any]) -> dict[str, str]:
+    page = results_page(PUBLISHED, records)
+    return {line.split("|")[1].strip(" `"): line for line in page.splitlines() if line.startswith("| ")}
+
+
+def test_means_deviations_and_differences_by_hand() -> None:
+    made = [record("five_models/mlp4", seed, accuracy) for seed, accuracy in enumerate((0.88, 0.89, 0.90))]
+    table = rows(*made, record("grid_search/mlp_32", 0, 0.87, 0.885))
+    assert "| 88.62 | 89.00 ± 1.00 | 3 | +0.38 |" in table["five_models/mlp4"]
+    assert "| val | 88.80 | 88.50 | 1 | -0.30 | 87.00 |" in table["grid_search/mlp_32"]
+    assert "| not run | 0 |" in table["five_models/cnn_c"]
+    assert "given up" in table["five_models/vgg11"]
+
+
+def test_a_shortened_run_is_no_run_of_the_row() -> None:
+    table = rows(record("five_models/vgg11", 0, 0.85, None, "trainer.max_epochs=1"))
+    assert "| not run | 0 |" in table["five_models/vgg11"]
+    assert "shortened (trainer.max_epochs=1, n = 1): test 85.00" in table["five_models/vgg11"]
+
+
+def test_a_row_that_falls_short_says_why() -> None:
+    assert (
+        "the scheme is open" in rows(record("five_models/mlp4_patched", 0, 0.88))["five_models/mlp4_patched"]
+    )
+    assert "the scheme" not in rows(record("five_models/mlp4_patched", 0, 0.897))["five_models/mlp4_patched"]
+
+
+def test_comparisons_pair_the_seeds() -> None:
+    """By hand: differences 1, 2, 3 points; t(0.975, 2) = 4.3027, so 2 ± 2.48. Seed 7 has no partner."""
+    title, first, second = COMPARISONS[0]
+    made = [record(first, seed, 0.90 + 0.01 * seed) for seed in range(3)]
+    made += [record(second, seed, 0.89) for seed in (0, 1, 2, 7)]
+    line = rows(*made)[title]
+    assert "| 3 |" in line
+    assert "| +2.00 | -0.48 to +4.48 |" in line
+
+
+@pytest.fixture
+def experiment(run_copy: Path) -> Path:
+    """A run as train.py leaves it, of a commit."""
+    metrics = json.loads((run_copy / "metrics.json").read_text())
+    metrics |= {"choices": {"experiment": "five_models/mlp4"}, "commit": "a" * 40}
+    (run_copy / "metrics.json").write_text(json.dumps(metrics))
+    (run_copy / ".hydra").mkdir()
+    overrides = ["experiment=five_models/mlp4", "seed=0", "threads=1", "trainer.max_epochs=3"]
+    OmegaConf.save(OmegaConf.create(overrides), run_copy / ".hydra" / "overrides.yaml")
+    return run_copy
+
+
+def test_a_run_becomes_a_record_and_the_page(experiment: Path, tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    shutil.copy(ROOT / "results" / "published.yaml", tmp_path / "results")
+    answer = call(scripts.record, experiment, "--root", tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    (kept,) = (tmp_path / "results").glob("*.json")
+    assert kept.name == "five_models-mlp4-seed0-trainer.max_epochs=3.json"
+    made = json.loads(kept.read_text())
+    assert made["overrides"] == ["trainer.max_epochs=3"]
+    assert made["test"] == json.loads((experiment / "metrics.json").read_text())["test"]
+    assert "shortened (trainer.max_epochs=3, n = 1)" in (tmp_path / "RESULTS.md").read_text()
+    first = (tmp_path / "RESULTS.md").read_bytes()
+    assert call(scripts.record, "--root", tmp_path).returncode == 0
+    assert (tmp_path / "RESULTS.md").read_bytes() == first
+
+
+FAULTS = {
+    "no experiment": ({"choices": {"experiment": "none"}}, "is no experiment"),
+    "dirty": ({"commit": "a" * 40 + "-dirty"}, "in no commit"),
+    "no commit": ({"commit": None}, "in no commit"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_cannot_be_repeated_is_not_kept(fault: str, experiment: Path, tmp_path: Path) -> None:
+    change, part = FAULTS[fault]
+    metrics = json.loads((experiment / "metrics.json").read_text()) | change
+    (experiment / "metrics.json").write_text(json.dumps(metrics))
+    (tmp_path / "results").mkdir()
+    answer = call(scripts.record, experiment, "--root", tmp_path)
+    assert answer.returncode == 1
+    assert part in answer.stderr
+    assert not list((tmp_path / "results").iterdir())
+
+
+def test_a_file_that_is_no_record_is_named(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "odd.json").write_text("[]")
+    answer = call(scripts.record, "--root", tmp_path)
+    assert answer.returncode == 1
+    assert "odd.json is no record" in answer.stderr
