@@ -10,7 +10,8 @@ from torch import nn
 from fmnist_lit.build import build
 from fmnist_lit.config import SCHEMES as KNOWN_SCHEMES
 from fmnist_lit.models.block_cnn import BlockCNN
-from fmnist_lit.models.cnn import CNNB, DOUBLE_SOFTMAX_FLOOR
+from fmnist_lit.models.cnn import CNNB, CNNC, DOUBLE_SOFTMAX_FLOOR
+from fmnist_lit.models.fast import prepare
 from fmnist_lit.models.initialization import SCHEMES, initialize
 from fmnist_lit.models.layer_table import layer_table, parameter_count
 from fmnist_lit.models.lenet import LeNet
@@ -155,6 +156,32 @@ def test_blocks_of_any_depth_round_up(depth: int, side: int) -> None:
     model = BlockCNN(filters=8, depth=depth, batch_norm=False)
     assert model.features(torch.rand(2, 1, 28, 28)).shape == (2, 8 * 2 ** (depth - 1), side, side)
     assert {type(layer) for layer in model.features} == {nn.Conv2d, nn.MaxPool2d, nn.ReLU}
+
+
+@pytest.mark.parametrize("name", sorted(TABLES))
+def test_a_prepared_model_gives_the_same_values_and_gradients(name: str, composed: Any) -> None:
+    config = composed(f"model={name}", *(["model.activation=leaky_relu"] if name == "block_cnn" else []))
+    torch.manual_seed(0)
+    plain = build(config["model"]).to(memory_format=torch.channels_last)
+    fast = prepare(build(config["model"]))
+    assert fast.state_dict().keys() == plain.state_dict().keys()
+    fast.load_state_dict(plain.state_dict())
+    images, labels = torch.randn(8, 1, 28, 28), torch.arange(8)
+    outputs = []
+    for model in (plain, fast):
+        torch.manual_seed(1)  # of dropout
+        outputs.append(model.train()(images))
+        nn.functional.cross_entropy(outputs[-1], labels).backward()
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=0)
+    for (name, ours), theirs in zip(fast.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=0, msg=name)
+
+
+def test_pooling_comes_before_the_activation_where_that_is_the_same() -> None:
+    kinds = [type(layer).__name__ for layer in prepare(CNNC()).features]
+    assert kinds == ["Conv2d", "MaxPool2d", "ReLU", "Conv2d", "BatchNorm2d", "MaxPool2d", "ReLU"]
+    average = [type(layer).__name__ for layer in prepare(LeNet()).features]
+    assert average == ["Conv2d", "ReLU", "AvgPool2d", "Conv2d", "ReLU", "AvgPool2d"]
 
 
 def test_dropout_and_slope_reach_the_layers(composed: Any) -> None:

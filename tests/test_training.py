@@ -67,7 +67,7 @@ def test_training_equals_a_plain_loop(name: str, trained: Any, composed: Any) ->
     data = build(config["data"], seed=5)
     data.setup()
     images, labels = data.parts["train"]
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.001, fused=True)
     sums = []
     for epoch in range(2):
         model.train()

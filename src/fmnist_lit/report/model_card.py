@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from fmnist_lit.build import build
 from fmnist_lit.models.layer_table import layer_table, parameter_count
 from fmnist_lit.report.prediction import Predictor
 from fmnist_lit.report.run_directory import RunDirectory
@@ -19,7 +20,7 @@ def model_card(run: RunDirectory, predictor: Predictor, figures: dict[str, Any],
             [
                 "# Model card",
                 about(predictor, difference),
-                "## Layers\n\n" + layers(predictor),
+                "## Layers\n\n" + layers(run),
                 "## Training\n\n" + training(run),
                 "## Test figures\n\n" + test_figures(figures),
                 "## Intended use\n\nTeaching and research on image classification: "
@@ -44,11 +45,11 @@ def about(predictor: Predictor, difference: float) -> str:
     )
 
 
-def layers(predictor: Predictor) -> str:
-    """Return the layer table."""
+def layers(run: RunDirectory) -> str:
+    """Return the layer table, in the model's own order."""
     rows = [
         f"| {row.layer} | {', '.join(map(str, row.output))} | {row.parameters:,} |"
-        for row in layer_table(predictor.model)
+        for row in layer_table(build(run.config["model"]))
     ]
     return "\n".join(["| layer | output | parameters |", "|---|---|---|", *rows])
 

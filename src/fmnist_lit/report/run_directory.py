@@ -16,6 +16,7 @@ from fmnist_lit.build import build
 from fmnist_lit.data.images import Images
 from fmnist_lit.data.split import limited, stratified_split
 from fmnist_lit.errors import UserError
+from fmnist_lit.models.fast import prepare
 
 SPLITS = ("train", "val", "test")
 CHECKPOINTS = ("best", "last")
@@ -110,8 +111,7 @@ class RunDirectory:
             model.load_state_dict({key.removeprefix("model."): value for key, value in weights.items()})
         except (RuntimeError, AttributeError) as error:
             raise UserError(f"{path} does not fit the model of {self.path / 'config.yaml'}.") from error
-        # The format of training, so that the figures are the same to the bit.
-        return model.to(memory_format=torch.channels_last).eval()
+        return prepare(model).eval()  # as for training, so that the figures are the same to the bit
 
     def gives_probabilities(self) -> bool:
         """Whether the model's output are probabilities already (a softmax head), not logits."""
