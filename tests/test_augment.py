@@ -125,7 +125,14 @@ def test_erasing_blackens_one_rectangle_of_the_stated_size() -> None:
 def test_every_epoch_has_other_changes_and_the_same_images(garments: torch.Tensor) -> None:
     labels, epoch = torch.arange(100), [0]
     loader = BatchLoader(
-        garments, labels, 32, "unit", None, lambda: epoch[0], Augmentation(flip=0.5), augmentation_seed=3
+        garments,
+        labels,
+        32,
+        "unit",
+        None,
+        lambda: epoch[0],
+        augmentation=Augmentation(flip=0.5),
+        augmentation_seed=3,
     )
     plain = torch.cat([images for images, _ in BatchLoader(garments, labels, 32, "unit")])
     epochs = []

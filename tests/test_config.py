@@ -241,6 +241,7 @@ FAULTS = {
     "augment=keras augment.shift=0.1": ["augment.shift=0.1", "whole number"],
     "model=block_cnn model.depth=6": ["model.depth=6", "5 at most"],
     "~augment.flip": ["augment.flip", "missing"],
+    "trainer.precision=16-mixed trainer.gradient_clip_val=1": ["gradient_clip_val", "bf16-mixed"],
     "optim.lr=0": ["optim.lr=0", "more than 0"],
     "optim.lr=.nan": ["optim.lr", "more than 0"],
     "optim.lr=inf": ["optim.lr=inf", "more than 0"],

@@ -12,7 +12,7 @@ import torch
 from fmnist_lit.data import sources
 from fmnist_lit.data.datamodule import DataModule
 from fmnist_lit.data.images import CLASSES, PIXEL_MEAN, PIXEL_STD, Images
-from fmnist_lit.data.loader import BatchLoader, epoch_order, normalize
+from fmnist_lit.data.loader import BatchGroups, BatchLoader, epoch_order, normalize
 from fmnist_lit.data.split import stratified_split
 from fmnist_lit.data.synthetic import drawn_garments
 from fmnist_lit.errors import UsageError, UserError
@@ -284,3 +284,18 @@ def test_facts_of_the_real_images() -> None:
     train, val = stratified_split(images.train_labels, 0.2, seed=0)
     assert images.train_labels[val].bincount().tolist() == [1_200] * 10
     assert len(train) == 48_000
+
+
+@pytest.mark.parametrize(("batch_size", "limit"), [(32, None), (7, None), (32, 3), (100, 1), (2000, None)])
+def test_groups_hand_over_every_batch_in_order(batch_size: int, limit: int | None) -> None:
+    images, labels = torch.randint(0, 256, (1000, 28, 28), dtype=torch.uint8), torch.arange(1000)
+    loader = BatchLoader(images, labels, batch_size, "unit", shuffle_seed=3, limit=limit)
+    groups = BatchGroups(loader, size=4)
+    handed = list(groups)
+    assert len(handed) == len(groups)
+    assert {len(group) for group in handed[:-1]} <= {4}
+    batches = [batch for group in handed for batch in group]
+    assert len(batches) == len(loader)
+    for (pixels, numbers), (expected, expected_numbers) in zip(batches, loader, strict=True):
+        assert torch.equal(pixels, expected)
+        assert torch.equal(numbers, expected_numbers)

@@ -54,6 +54,9 @@ class Classifier(L.LightningModule):
         model: maps images of (n, 1, 28, 28) to (n, 10).
         optimizer: makes the optimizer of some parameters.
         schedule: makes the schedule of an optimizer and the number of steps of the run.
+        gradient_clip_val: largest norm of a step's gradients; None means no limit.
+
+    A training step of Lightning is a group of ours: several batches, an optimizer's step for each.
     """
 
     def __init__(
@@ -61,8 +64,12 @@ class Classifier(L.LightningModule):
         model: nn.Module,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         schedule: Callable[[Optimizer, int], Schedule],
+        gradient_clip_val: float | None = None,
     ) -> None:
         super().__init__()
+        self.automatic_optimization = False
+        self.gradient_clip_val = gradient_clip_val
+        self.schedule: Schedule = None
         self.model = model
         self.make_optimizer, self.make_schedule = optimizer, schedule
         self.tallies: dict[str, Tally] = {}  # by part: "train", "val", "test"
@@ -76,8 +83,13 @@ class Classifier(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """Return the optimizer and its schedule."""
         optimizer = self.make_optimizer(self.model.parameters())
-        schedule = self.make_schedule(optimizer, int(self.trainer.estimated_stepping_batches))
-        return {"optimizer": optimizer, "lr_scheduler": schedule} if schedule else optimizer
+        self.trainer.fit_loop.setup_data()  # the loader says how many steps there will be
+        groups: Any = self.trainer.train_dataloader
+        self.schedule = self.make_schedule(optimizer, len(groups.loader) * (self.trainer.max_epochs or 1))
+        if self.schedule is None:
+            return optimizer
+        # When to step is our business: Lightning knows no steps, only groups of them.
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.schedule["scheduler"]}}
 
     def step(self, batch: Batch, part: str) -> tuple[Tensor, Tensor]:
         """Compute loss and output of one batch and count them: the one step of all parts."""
@@ -95,9 +107,26 @@ class Classifier(L.LightningModule):
         """Forget the last epoch's sums."""
         self.start(["train"])
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the loss of a batch."""
-        return self.step(batch, "train")[0]
+    def training_step(self, group: list[Batch], batch_idx: int) -> None:
+        """Take an optimizer's step for each batch of a group."""
+        optimizer: Any = self.optimizers()
+        scheduler = (
+            self.schedule["scheduler"] if self.schedule and self.schedule["interval"] == "step" else None
+        )
+        for batch in group:
+            loss, _ = self.step(batch, "train")
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            if self.gradient_clip_val:
+                self.clip_gradients(optimizer, self.gradient_clip_val, "norm")
+            optimizer.step()
+            if scheduler:
+                scheduler.step()
+
+    def on_train_epoch_end(self) -> None:
+        """Let a schedule that looks at an epoch's figures see them."""
+        if self.schedule and self.schedule["interval"] == "epoch":
+            self.schedule["scheduler"].step(self.trainer.callback_metrics[self.schedule["monitor"]])
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last epoch's sums."""

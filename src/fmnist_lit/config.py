@@ -206,7 +206,7 @@ def check(config: Mapping[str, Any]) -> None:
     for key in FIXED:
         if key not in values:
             raise UsageError(f"{key}: this key is missing; every run needs it.")
-    for combination in (check_patch, check_validation, check_optimizer, check_devices):
+    for combination in (check_patch, check_validation, check_optimizer, check_precision, check_devices):
         combination(config)
 
 
@@ -269,6 +269,15 @@ def check_optimizer(config: Mapping[str, Any]) -> None:
     lowest, highest = config["schedule"].get("min_lr", 0), config["optim"]["lr"]
     if lowest > highest:
         raise UsageError(f"schedule.min_lr={lowest} lies above optim.lr={highest}.")
+
+
+def check_precision(config: Mapping[str, Any]) -> None:
+    """Under 16-mixed gradients are scaled, so that their norm says nothing."""
+    trainer = config["trainer"]
+    if trainer["precision"] == "16-mixed" and trainer["gradient_clip_val"] is not None:
+        raise UsageError(
+            "trainer.gradient_clip_val does not work with trainer.precision=16-mixed. Choose bf16-mixed."
+        )
 
 
 def check_devices(config: Mapping[str, Any]) -> None:

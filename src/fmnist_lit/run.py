@@ -70,7 +70,7 @@ def run(
     torch.set_num_threads(config["threads"] or DEFAULT_THREADS)
     L.seed_everything(config["seed"], verbose=False)
     classifier = build_classifier(config)
-    data: DataModule = build(config["data"], seed=config["seed"], augmentation=build(config["augment"]))
+    data = build_data(config)
     history = History(directory / "history.csv")
     trainer = build_trainer(config, directory, history)
     log.info("Run directory: %s", directory)
@@ -127,20 +127,32 @@ def build_classifier(config: Mapping[str, Any]) -> Classifier:
         prepare(model),
         optimizer=partial(build_optimizer, config),
         schedule=partial(build, config["schedule"]),
+        gradient_clip_val=config["trainer"]["gradient_clip_val"],
     )
+
+
+def build_data(config: Mapping[str, Any]) -> DataModule:
+    """Build the data module."""
+    data: DataModule = build(
+        config["data"],
+        seed=config["seed"],
+        limit_train_batches=config["trainer"]["limit_train_batches"],
+        augmentation=build(config["augment"]),
+    )
+    return data
 
 
 def build_optimizer(config: Mapping[str, Any], parameters: Iterable[torch.nn.Parameter]) -> Optimizer:
     """Build the optimizer, with one kernel for the whole step where PyTorch has one."""
-    # Under 16-mixed Lightning clips gradients only for optimizers that do not unscale them by themselves.
-    one_kernel = config["optim"]["_target_"] in FUSED and config["trainer"]["precision"] != "16-mixed"
-    optimizer: Optimizer = build(config["optim"], parameters, **({"fused": True} if one_kernel else {}))
+    one_kernel = {"fused": True} if config["optim"]["_target_"] in FUSED else {}
+    optimizer: Optimizer = build(config["optim"], parameters, **one_kernel)
     return optimizer
 
 
 def build_trainer(config: Mapping[str, Any], directory: Path, history: History) -> L.Trainer:
     """Build the trainer with its callbacks and loggers."""
-    settings = dict(config["trainer"])
+    ours = ("gradient_clip_val", "limit_train_batches")  # Lightning's unit is a group of batches
+    settings = {key: value for key, value in config["trainer"].items() if key not in ours}
     if settings["accelerator"] == "gpu" and not torch.cuda.is_available():
         raise UserError("trainer=gpu: PyTorch sees no CUDA device here. Choose trainer=auto or trainer=cpu.")
     if settings["accelerator"] == "auto":

@@ -38,7 +38,7 @@ def project(work: Work) -> Measurement:
     config = work.config()
     run.quiet_lightning()
     logging.getLogger("fmnist_lit").setLevel(logging.WARNING)
-    data = build(config["data"], seed=0)
+    data = run.build_data(config)
 
     def measure() -> float:
         with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +55,7 @@ def project(work: Work) -> Measurement:
 def bare_loop(work: Work) -> Measurement:
     """The same without the Trainer: same batches, model, memory format and optimizer."""
     config, device = work.config(), torch.device("cuda" if work.device == "gpu" else "cpu")
-    data = build(config["data"], seed=0)
+    data = run.build_data(config)
     data.setup()
     data.parts = {
         name: (images.to(device), labels.to(device)) for name, (images, labels) in data.parts.items()
@@ -65,7 +65,7 @@ def bare_loop(work: Work) -> Measurement:
         model = run.build_classifier(config).model.to(device).train()
         optimizer = build(config["optim"], model.parameters())
         started = now(device)
-        for images, labels in data.train_dataloader():
+        for images, labels in data.train_batches():
             loss = cross_entropy(model(images), labels)
             optimizer.zero_grad()
             loss.backward()
@@ -104,7 +104,7 @@ def reports_loop(work: Work, workers: int) -> Measurement:
 def evaluation(work: Work) -> Measurement:
     """This project's evaluation of the training images, as after every epoch."""
     config, device = work.config(), torch.device("cuda" if work.device == "gpu" else "cpu")
-    data = build(config["data"], seed=0)
+    data = run.build_data(config)
     data.setup()
     model = run.build_classifier(config).model.to(device).eval()
     data.parts = {

@@ -6,6 +6,7 @@ sample into a tensor, and it makes the order a function of seed and epoch alone.
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 import torch
 
@@ -43,6 +44,7 @@ class BatchLoader:
         labels: int64 of (n,), on the same device.
         shuffle_seed: shuffle by this seed and the epoch; None keeps the order.
         epoch: asked for the current epoch whenever an iteration starts.
+        limit: only the first so many batches; None means all.
         augmentation: changes each batch before it is normalized; None changes nothing.
         augmentation_seed: makes the changes, with epoch and batch.
     """
@@ -55,20 +57,23 @@ class BatchLoader:
         normalization: str,
         shuffle_seed: int | None = None,
         epoch: Callable[[], int] = lambda: 0,
+        limit: int | None = None,
         augmentation: Augmentation | None = None,
         augmentation_seed: int = 0,
     ) -> None:
         assert len(images) == len(labels) > 0
+        self.limit = limit
         self.images, self.labels = images, labels
         self.batch_size, self.normalization = batch_size, normalization
         self.shuffle_seed, self.epoch = shuffle_seed, epoch
         self.augmentation, self.augmentation_seed = augmentation, augmentation_seed
 
     def __len__(self) -> int:
-        return math.ceil(len(self.images) / self.batch_size)
+        batches = math.ceil(len(self.images) / self.batch_size)
+        return batches if self.limit is None else min(batches, self.limit)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch, (images, labels) in enumerate(self.pixels()):
+        for batch, (images, labels) in enumerate(islice(self.pixels(), self.limit)):
             if self.augmentation:
                 generator = batch_generator(images.device, self.augmentation_seed, self.epoch(), batch)
                 images = self.augmentation(images, generator)
@@ -84,3 +89,25 @@ class BatchLoader:
         order = epoch_order(len(self.images), self.shuffle_seed, self.epoch()).to(self.images.device)
         for chosen in order.split(self.batch_size):
             yield self.images[chosen], self.labels[chosen]
+
+
+class BatchGroups:
+    """Hands over several batches at once, so that what a trainer does around them is done once.
+
+    Around a step of a small model at batch 32 that would be a quarter of the time.
+
+    Args:
+        loader: of the batches.
+        size: batches in a group; the last group may be smaller.
+    """
+
+    def __init__(self, loader: BatchLoader, size: int) -> None:
+        self.loader, self.size = loader, size
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.loader) / self.size)
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        batches = iter(self.loader)
+        while group := list(islice(batches, self.size)):
+            yield group
