@@ -291,7 +291,7 @@ def test_groups_hand_over_every_batch_in_order(batch_size: int, limit: int | Non
     images, labels = torch.randint(0, 256, (1000, 28, 28), dtype=torch.uint8), torch.arange(1000)
     loader = BatchLoader(images, labels, batch_size, "unit", shuffle_seed=3, limit=limit)
     groups = BatchGroups(loader, size=4)
-    handed = list(groups)
+    handed = [list(group) for group in groups]
     assert len(handed) == len(groups)
     assert {len(group) for group in handed[:-1]} <= {4}
     batches = [batch for group in handed for batch in group]

@@ -94,7 +94,7 @@ class Classifier(L.LightningModule):
     def step(self, batch: Batch, part: str) -> tuple[Tensor, Tensor]:
         """Compute loss and output of one batch and count them: the one step of all parts."""
         images, labels = batch
-        output = self.model(images)
+        output = self.model(images.to(self.dtype))  # float64 with trainer.precision=64-true
         loss = cross_entropy(output, labels)
         self.tallies[part].add(loss, output, labels)
         return loss, output
@@ -107,7 +107,7 @@ class Classifier(L.LightningModule):
         """Forget the last epoch's sums."""
         self.start(["train"])
 
-    def training_step(self, group: list[Batch], batch_idx: int) -> None:
+    def training_step(self, group: Iterable[Batch], batch_idx: int) -> None:
         """Take an optimizer's step for each batch of a group."""
         optimizer: Any = self.optimizers()
         scheduler = (
