@@ -25,9 +25,10 @@ def test_the_page_in_the_repository_is_that_of_the_records() -> None:
 
 def test_every_experiment_has_a_row() -> None:
     published = read_published(ROOT / "results" / "published.yaml")
-    assert {report: " ".join(sorted(row["row"] for row in rows)) for report, rows in published.items()} == {
-        report: " ".join(sorted(rows.split())) for report, rows in EXPERIMENTS.items()
-    }
+    assert {
+        report: " ".join(sorted(row["row"] for row in content["rows"]))
+        for report, content in published.items()
+    } == {report: " ".join(sorted(rows.split())) for report, rows in EXPERIMENTS.items()}
 
 
 def test_records_are_of_the_experiments_as_they_stand_in_conf(composed: Any) -> None:
@@ -64,13 +65,22 @@ def record(
 
 
 PUBLISHED: dict[str, Any] = {
-    "five_models": [
-        {"row": "mlp4", "figure": "test", "published": 88.62},
-        {"row": "mlp4_patched", "figure": "test", "published": 89.99, "why": "the scheme is open"},
-        {"row": "cnn_c", "figure": "test", "published": 90.34},
-        {"row": "vgg11", "notes": "given up"},
-    ],
-    "grid_search": [{"row": "mlp_32", "figure": "val", "published": 88.80}],
+    "five_models": {
+        "about": "Twenty epochs.",
+        "rows": [
+            {"row": "mlp4", "figure": "test", "published": 88.62},
+            {"row": "mlp4_patched", "figure": "test", "published": 89.99, "why": "the scheme is open"},
+            {"row": "cnn_c", "figure": "test", "published": 90.34},
+            {"row": "vgg11", "notes": "given up"},
+        ],
+    },
+    "grid_search": {
+        "about": "Early stopping.",
+        "rows": [
+            {"row": "mlp_32", "figure": "val", "published": 88.80},
+            {"row": "mlp_128", "figure": "last_val", "published": 90.08},
+        ],
+    },
 }
 
 
@@ -84,6 +94,8 @@ def test_means_deviations_and_differences_by_hand() -> None:
     table = rows(*made, record("grid_search/mlp_32", 0, 0.87, 0.885))
     assert "| 88.62 | 89.00 ± 1.00 | 3 | +0.38 |" in table["five_models/mlp4"]
     assert "| val | 88.80 | 88.50 | 1 | -0.30 | 87.00 |" in table["grid_search/mlp_32"]
+    last = record("grid_search/mlp_128", 0, 0.87, 0.885) | {"history": {"val_accuracy": [0.8, 0.91, 0.9]}}
+    assert "| val, last epoch | 90.08 | 90.00 | 1 | -0.08 | 87.00 |" in rows(last)["grid_search/mlp_128"]
     assert "| not run | 0 |" in table["five_models/cnn_c"]
     assert "given up" in table["five_models/vgg11"]
 
@@ -91,7 +103,7 @@ def test_means_deviations_and_differences_by_hand() -> None:
 def test_a_shortened_run_is_no_run_of_the_row() -> None:
     table = rows(record("five_models/vgg11", 0, 0.85, None, "trainer.max_epochs=1"))
     assert "| not run | 0 |" in table["five_models/vgg11"]
-    assert "shortened (trainer.max_epochs=1, n = 1): test 85.00" in table["five_models/vgg11"]
+    assert "with trainer.max_epochs=1 (n = 1): test 85.00" in table["five_models/vgg11"]
 
 
 def test_a_row_that_falls_short_says_why() -> None:
@@ -133,7 +145,7 @@ def test_a_run_becomes_a_record_and_the_page(experiment: Path, tmp_path: Path) -
     made = json.loads(kept.read_text())
     assert made["overrides"] == ["trainer.max_epochs=3"]
     assert made["test"] == json.loads((experiment / "metrics.json").read_text())["test"]
-    assert "shortened (trainer.max_epochs=3, n = 1)" in (tmp_path / "RESULTS.md").read_text()
+    assert "with trainer.max_epochs=3 (n = 1)" in (tmp_path / "RESULTS.md").read_text()
     first = (tmp_path / "RESULTS.md").read_bytes()
     assert call(scripts.record, "--root", tmp_path).returncode == 0
     assert (tmp_path / "RESULTS.md").read_bytes() == first

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from fmnist_lit.report.results import Spread, spread, table_row
 
+NAMES = {"test": "test", "val": "val", "last_val": "val, last epoch"}
 NEAR = 0.4  # points: what counts as reproduced
 FIVE_MODELS = ("mlp4", "mlp4_patched", "mlp_custom", "cnn_a", "cnn_b", "cnn_c")
 # What stands beside what, over the same seeds: title, experiment, and the one it is compared with.
@@ -19,17 +20,17 @@ COMPARISONS = (
 )
 
 Records = Sequence[Mapping[str, Any]]
-Published = dict[str, Any]
+Published = dict[str, Any]  # of a report: "about" it, and its "rows"
 
 
-def read_published(path: Path) -> dict[str, list[Published]]:
-    """Read the published figures: a list of rows for each report."""
+def read_published(path: Path) -> dict[str, Published]:
+    """Read the published figures of each report."""
     reports = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(reports, dict)
-    return {str(report): rows for report, rows in reports.items()}
+    return {str(report): content for report, content in reports.items()}
 
 
-def results_page(published: Mapping[str, list[Published]], records: Records) -> str:
+def results_page(published: Mapping[str, Published], records: Records) -> str:
     """Return RESULTS.md."""
     lines = [
         "# Results",
@@ -40,15 +41,22 @@ def results_page(published: Mapping[str, list[Published]], records: Records) -> 
         "checkpoint that the protocol names; nothing was chosen by it (five_models watches it after every "
         "epoch, for its curves). Times are of one thread of two shared cores.",
     ]
-    for report, rows in published.items():
-        lines += ["", f"## {report}", "", *report_table(report, rows, records)]
+    for report, content in published.items():
+        lines += [
+            "",
+            f"## {report}",
+            "",
+            content["about"],
+            "",
+            *report_table(report, content["rows"], records),
+        ]
         if report == "five_models":
             lines += ["", "Train and test curves of the six rows: ![curves](results/five_models.png)"]
     lines += ["", "## Paired comparisons", "", *comparison_table(records)]
     return "\n".join(lines) + "\n"
 
 
-def report_table(report: str, rows: Sequence[Published], records: Records) -> list[str]:
+def report_table(report: str, rows: Sequence[Mapping[str, Any]], records: Records) -> list[str]:
     """Return the table of one report."""
     headings = [
         "experiment",
@@ -66,23 +74,23 @@ def report_table(report: str, rows: Sequence[Published], records: Records) -> li
     return lines + [table_row(row_cells(f"{report}/{row['row']}", row, records)) for row in rows]
 
 
-def row_cells(experiment: str, row: Published, records: Records) -> list[str]:
-    """Return one row: of whole runs if there are any; else of shortened ones, which say so."""
+def row_cells(experiment: str, row: Mapping[str, Any], records: Records) -> list[str]:
+    """Return one row: of whole runs if there are any; changed runs stand in the notes."""
     figure, published = row.get("figure"), row.get("published")
-    head = [f"`{experiment}`", figure or "-", "-" if published is None else f"{published:.2f}"]
+    head = [f"`{experiment}`", NAMES.get(figure or "", "-"), "-" if published is None else f"{published:.2f}"]
     all_runs = [record for record in records if record["experiment"] == experiment]
     whole = [record for record in all_runs if not record["overrides"]]
     notes = [row["notes"]] if row.get("notes") else []
-    notes += [shortened(record) for record in all_runs if record["overrides"]]
+    notes += [changed(record) for record in all_runs if record["overrides"]]
     if not whole:
         return [*head, "not run", "0", "-", "-", "-", "-", "; ".join(notes) or "-"]
-    part = figure or ("test" if whole[0]["val"] is None else "val")
-    ours, epochs = accuracies(whole, part), [record["epochs"] for record in whole]
+    kind = figure or ("test" if whole[0]["val"] is None else "val")
+    ours, epochs = accuracies(whole, kind), [record["epochs"] for record in whole]
     if published is not None and row.get("why") and ours.mean < published - NEAR:
         notes.append(row["why"])
     return [
         *head[:1],
-        part if figure else f"{part} (no figure)",
+        NAMES[kind] if figure else f"{kind} (no figure)",
         head[2],
         percent(ours),
         str(len(whole)),
@@ -94,17 +102,17 @@ def row_cells(experiment: str, row: Published, records: Records) -> list[str]:
     ]
 
 
-def shortened(record: Mapping[str, Any]) -> str:
-    """Say what a run gave that was not the whole experiment."""
-    return (
-        f"shortened ({' '.join(record['overrides'])}, n = 1): test {100 * record['test']['accuracy']:.2f}"
-        f" after {record['seconds'] / 60:.0f} minutes"
-    )
+def changed(record: Mapping[str, Any]) -> str:
+    """Say what a run gave that was not the whole experiment as it stands."""
+    what = f"with {' '.join(record['overrides'])} (n = 1)"
+    return f"{what}: test {100 * record['test']['accuracy']:.2f}, {record['seconds'] / 60:.0f} minutes"
 
 
-def accuracies(records: Records, part: str) -> Spread:
-    """Return the spread of a part's accuracy in percent."""
-    return spread([100 * record[part]["accuracy"] for record in records])
+def accuracies(records: Records, kind: str) -> Spread:
+    """Return the spread of an accuracy in percent: of the checkpoint tested, or of the last epoch."""
+    if kind == "last_val":
+        return spread([100 * record["history"]["val_accuracy"][-1] for record in records])
+    return spread([100 * record[kind]["accuracy"] for record in records])
 
 
 def percent(values: Spread) -> str:
