@@ -20,7 +20,7 @@ def train(*arguments: str, timeout: int = 120) -> subprocess.CompletedProcess[st
 FAULTS = {
     "model=cnn_d": (
         2,
-        ["model=cnn_d", "block_cnn, cnn_a, cnn_b, cnn_c, lenet, mlp, mlp4, mlp_custom, vgg11"],
+        ["model=cnn_d", "block_cnn, cnn_a, cnn_b, cnn_c, lenet, mlp, mlp4, mlp_custom, residual, vgg11"],
     ),
     "experiment=five_models/cnn_d": (2, ["experiment=five_models/cnn_d", "Did you mean five_models/cnn_"]),
     "experiment=cnn_c": (2, ["experiment=cnn_c", "augmentation/mlp, batch_size/bs100"]),

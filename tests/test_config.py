@@ -103,7 +103,18 @@ SWEEPS = {
 
 def test_all_groups_and_options_are_there() -> None:
     promised = {
-        "model": {"mlp4", "mlp_custom", "cnn_a", "cnn_b", "cnn_c", "mlp", "lenet", "block_cnn", "vgg11"},
+        "model": {
+            "mlp4",
+            "mlp_custom",
+            "cnn_a",
+            "cnn_b",
+            "cnn_c",
+            "mlp",
+            "lenet",
+            "block_cnn",
+            "vgg11",
+            "residual",
+        },
         "patch": {"none", "concat", "shared", "embed"},
         "init": {
             "default",
@@ -242,6 +253,9 @@ FAULTS = {
     "model=block_cnn model.depth=6": ["model.depth=6", "5 at most"],
     "~augment.flip": ["augment.flip", "missing"],
     "trainer.precision=16-mixed trainer.gradient_clip_val=1": ["gradient_clip_val", "bf16-mixed"],
+    "model=residual model.widths=[8]": ["model.widths=[8]", "same length"],
+    "weight_averaging=1": ["weight_averaging=1", "less than 1"],
+    "label_smoothing=-0.1": ["label_smoothing=-0.1", "0 or more"],
     "optim.lr=0": ["optim.lr=0", "more than 0"],
     "optim.lr=.nan": ["optim.lr", "more than 0"],
     "optim.lr=inf": ["optim.lr=inf", "more than 0"],

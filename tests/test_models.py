@@ -11,6 +11,7 @@ from fmnist_lit.build import build
 from fmnist_lit.config import SCHEMES as KNOWN_SCHEMES
 from fmnist_lit.models.block_cnn import BlockCNN
 from fmnist_lit.models.cnn import CNNB, CNNC, DOUBLE_SOFTMAX_FLOOR
+from fmnist_lit.models.compute import training_flop
 from fmnist_lit.models.fast import prepare
 from fmnist_lit.models.initialization import SCHEMES, initialize
 from fmnist_lit.models.layer_table import layer_table, parameter_count
@@ -32,11 +33,15 @@ def block(width: int, side: int, parameters: int) -> list[tuple[str, tuple[int, 
     ]
 
 
+def convolution(width: int, side: int, parameters: int) -> list[tuple[str, tuple[int, ...], int]]:
+    shape = (width, side, side)
+    return [("Conv2d", shape, parameters), ("BatchNorm2d", shape, 2 * width), ("ReLU", shape, 0)]
+
+
 def vgg_stage(widths: list[int], side: int, *parameters: int) -> list[tuple[str, tuple[int, ...], int]]:
     rows: list[tuple[str, tuple[int, ...], int]] = []
     for width, count in zip(widths, parameters, strict=True):
-        shape = (width, side, side)
-        rows += [("Conv2d", shape, count), ("BatchNorm2d", shape, 2 * width), ("ReLU", shape, 0)]
+        rows += convolution(width, side, count)
     return [*rows, ("MaxPool2d", (widths[-1], -(-side // 2), -(-side // 2)), 0)]
 
 
@@ -104,6 +109,19 @@ TABLES = {
         *block(512, 7, 1_180_160),
         *dense(10, 81_930),
     ],
+    "residual": [
+        *convolution(24, 28, 216),
+        ("MaxPool2d", (24, 14, 14), 0),
+        *convolution(48, 14, 10_368),
+        *convolution(48, 14, 20_736),
+        ("MaxPool2d", (48, 7, 7), 0),
+        *convolution(96, 7, 41_472),
+        *convolution(96, 7, 82_944),
+        ("MaxPool2d", (96, 3, 3), 0),
+        *convolution(192, 3, 165_888),
+        ("AdaptiveMaxPool2d", (192, 1, 1), 0),
+        *dense(10, 1_930),
+    ],
     "vgg11": [
         *vgg_stage([64], 28, 640),
         *vgg_stage([128], 14, 73_856),
@@ -124,6 +142,7 @@ PARAMETERS = {
     "mlp": 610_570,
     "lenet": 61_706,
     "block_cnn": 1_560_330,
+    "residual": 324_562,
     "vgg11": 9_755_274,
 }
 
@@ -182,6 +201,12 @@ def test_pooling_comes_before_the_activation_where_that_is_the_same() -> None:
     assert kinds == ["Conv2d", "MaxPool2d", "ReLU", "Conv2d", "BatchNorm2d", "MaxPool2d", "ReLU"]
     average = [type(layer).__name__ for layer in prepare(LeNet()).features]
     assert average == ["Conv2d", "ReLU", "AvgPool2d", "Conv2d", "ReLU", "AvgPool2d"]
+
+
+def test_computation_is_counted_by_hand() -> None:
+    """Two operations a multiply-add; backward for weights and inputs, but for those of the first layer."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 50), nn.ReLU(), nn.Linear(50, 10))
+    assert training_flop(model) == 2 * (2 * 784 * 50 + 3 * 50 * 10)
 
 
 def test_dropout_and_slope_reach_the_layers(composed: Any) -> None:

@@ -14,6 +14,8 @@ from fmnist_lit.build import build
 from fmnist_lit.data.loader import epoch_order, normalize
 from fmnist_lit.errors import UsageError, UserError
 from fmnist_lit.models.initialization import initialize
+from fmnist_lit.report.evaluation import evaluate
+from fmnist_lit.report.run_directory import RunDirectory
 
 
 def weights(directory: Path, name: str = "last") -> dict[str, torch.Tensor]:
@@ -266,3 +268,37 @@ def test_cuda(trained: Any) -> None:
     _, metrics = trained("model=cnn_c", "trainer=gpu", "logger=tensorboard")
     assert metrics["device"].startswith("cuda: ")
     assert 0 <= metrics["test"]["accuracy"] <= 1
+
+
+def test_label_smoothing_and_averaging_equal_a_plain_loop(trained: Any, composed: Any) -> None:
+    """What is trained on is the smoothed loss, what is counted the plain one, what is tested the average."""
+    overrides = ("model=cnn_a", "label_smoothing=0.2", "weight_averaging=0.9", "data.val_fraction=0")
+    directory, metrics = trained(*overrides)
+    config = composed("data=synthetic", "data.images.train=200", "data.images.test=100", *overrides)
+
+    torch.manual_seed(0)
+    model = build(config["model"]).to(memory_format=torch.channels_last)
+    average = {name: value.clone() for name, value in model.state_dict().items() if value.is_floating_point()}
+    data = build(config["data"], seed=0)
+    data.setup()
+    images, labels = data.parts["train"]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)
+    sums, first = [], True
+    for epoch in range(2):
+        sums.append(0.0)
+        for chosen in epoch_order(len(images), 0, epoch).split(32):
+            optimizer.zero_grad()
+            output = model(normalize(images[chosen], "standard"))
+            cross_entropy(output, labels[chosen], label_smoothing=0.2).backward()
+            optimizer.step()
+            sums[-1] += cross_entropy(output, labels[chosen]).item()
+            kept = 0.0 if first else 0.9
+            for name, value in average.items():
+                value.mul_(kept).add_(model.state_dict()[name], alpha=1 - kept)
+            first = False
+    assert [row["loss_sum"] for row in history(directory)] == pytest.approx(sums, rel=1e-6)
+    tested = RunDirectory(directory).model("best").state_dict()
+    for name, value in average.items():
+        torch.testing.assert_close(tested[name], value, msg=name)
+    answers = evaluate(RunDirectory(directory), "test", "best")
+    assert (answers.predicted == answers.true).mean() == pytest.approx(metrics["test"]["accuracy"])

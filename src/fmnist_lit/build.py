@@ -25,6 +25,7 @@ TARGETS = (
     "fmnist_lit.models.patching.Embed",
     "fmnist_lit.models.patching.Shared",
     "fmnist_lit.models.patching.Whole",
+    "fmnist_lit.models.residual.ResidualCNN",
     "fmnist_lit.models.vgg.VGG11",
     "fmnist_lit.schedules.constant",
     "fmnist_lit.schedules.cosine",

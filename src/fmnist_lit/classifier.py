@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fmnist_lit.data.loader import Batch
 from fmnist_lit.schedules import Schedule
@@ -55,6 +56,9 @@ class Classifier(L.LightningModule):
         optimizer: makes the optimizer of some parameters.
         schedule: makes the schedule of an optimizer and the number of steps of the run.
         gradient_clip_val: largest norm of a step's gradients; None means no limit.
+        label_smoothing: of the loss that is trained on; what is counted is the plain cross-entropy.
+        weight_averaging: share that an exponential moving average of the weights keeps in each step; the
+            average is what is evaluated and stored as the model. None means no average.
 
     A training step of Lightning is a group of ours: several batches, an optimizer's step for each.
     """
@@ -65,12 +69,19 @@ class Classifier(L.LightningModule):
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         schedule: Callable[[Optimizer, int], Schedule],
         gradient_clip_val: float | None = None,
+        label_smoothing: float = 0.0,
+        weight_averaging: float | None = None,
     ) -> None:
         super().__init__()
+        self.label_smoothing = label_smoothing
         self.automatic_optimization = False
         self.gradient_clip_val = gradient_clip_val
         self.schedule: Schedule = None
         self.model = model
+        self.averaged: AveragedModel | None = None
+        if weight_averaging is not None:
+            average = get_ema_multi_avg_fn(weight_averaging)
+            self.averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True).requires_grad_(False)
         self.make_optimizer, self.make_schedule = optimizer, schedule
         self.tallies: dict[str, Tally] = {}  # by part: "train", "val", "test"
         self.test_outputs: list[Tensor] = []  # of the test set, at the end of the run
@@ -94,7 +105,8 @@ class Classifier(L.LightningModule):
     def step(self, batch: Batch, part: str) -> tuple[Tensor, Tensor]:
         """Compute loss and output of one batch and count them: the one step of all parts."""
         images, labels = batch
-        output = self.model(images.to(self.dtype))  # float64 with trainer.precision=64-true
+        model = self.model if self.training or self.averaged is None else self.averaged
+        output = model(images.to(self.dtype))  # float64 with trainer.precision=64-true
         loss = cross_entropy(output, labels)
         self.tallies[part].add(loss, output, labels)
         return loss, output
@@ -114,12 +126,16 @@ class Classifier(L.LightningModule):
             self.schedule["scheduler"] if self.schedule and self.schedule["interval"] == "step" else None
         )
         for batch in group:
-            loss, _ = self.step(batch, "train")
+            loss, output = self.step(batch, "train")
+            if self.label_smoothing:
+                loss = cross_entropy(output, batch[1], label_smoothing=self.label_smoothing)
             optimizer.zero_grad()
             self.manual_backward(loss)
             if self.gradient_clip_val:
                 self.clip_gradients(optimizer, self.gradient_clip_val, "norm")
             optimizer.step()
+            if self.averaged:
+                self.averaged.update_parameters(self.model)
             if scheduler:
                 scheduler.step()
 

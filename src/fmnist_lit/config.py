@@ -81,6 +81,8 @@ TARGET = Rule(lambda v: v in TARGETS, "a target of this project (build.TARGETS)"
 RULES = {
     "seed": SEED,
     "threads": optional(integer(1)),
+    "label_smoothing": SHARE,
+    "weight_averaging": optional(number(0, 1, low_included=False)),
     "output_dir": NAME,
     "data._target_": TARGET,
     "data.batch_size": integer(1),
@@ -117,6 +119,9 @@ RULES = {
     "model.batch_norm": BOOLEAN,
     "model.bn_momentum": number(0, 1, low_included=False, high_included=True),
     "model.bn_eps": POSITIVE,
+    "model.stem": integer(1),
+    "model.widths": list_of(integer(1)),
+    "model.blocks": list_of(integer(0)),
     "model.head": one_of("softmax", "logits"),
     "init.linear": one_of(*SCHEMES),
     "init.conv": one_of(*SCHEMES),
@@ -206,7 +211,14 @@ def check(config: Mapping[str, Any]) -> None:
     for key in FIXED:
         if key not in values:
             raise UsageError(f"{key}: this key is missing; every run needs it.")
-    for combination in (check_patch, check_validation, check_optimizer, check_precision, check_devices):
+    for combination in (
+        check_model,
+        check_patch,
+        check_validation,
+        check_optimizer,
+        check_precision,
+        check_devices,
+    ):
         combination(config)
 
 
@@ -227,6 +239,15 @@ def siblings(key: str) -> list[str]:
         if known and group
         else sorted({name.partition(".")[0] for name in RULES})
     )
+
+
+def check_model(config: Mapping[str, Any]) -> None:
+    """Every stage of a residual network has a width and a number of blocks."""
+    widths, blocks = (config["model"].get(key, []) for key in ("widths", "blocks"))
+    if len(widths) != len(blocks) or len(widths) > 4:
+        raise UsageError(
+            f"model.widths={widths} and model.blocks={blocks} must be of the same length, 4 at most."
+        )
 
 
 def check_patch(config: Mapping[str, Any]) -> None:

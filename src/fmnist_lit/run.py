@@ -128,6 +128,8 @@ def build_classifier(config: Mapping[str, Any]) -> Classifier:
         optimizer=partial(build_optimizer, config),
         schedule=partial(build, config["schedule"]),
         gradient_clip_val=config["trainer"]["gradient_clip_val"],
+        label_smoothing=config["label_smoothing"],
+        weight_averaging=config["weight_averaging"],
     )
 
 

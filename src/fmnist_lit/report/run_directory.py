@@ -27,6 +27,12 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def tested_weights(weights: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint's weights under the model's own names: the average's, if there is one."""
+    prefix = "averaged.module." if "averaged.n_averaged" in weights else "model."
+    return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+
+
 class RunDirectory:
     """One run, read from its directory alone, wherever that was moved to.
 
@@ -108,7 +114,7 @@ class RunDirectory:
         except (RuntimeError, EOFError, KeyError, TypeError, OSError, zipfile.BadZipFile) as error:
             raise UserError(f"{path} is damaged or no checkpoint: {first_line(error)}") from error
         try:
-            model.load_state_dict({key.removeprefix("model."): value for key, value in weights.items()})
+            model.load_state_dict(tested_weights(weights))
         except (RuntimeError, AttributeError) as error:
             raise UserError(f"{path} does not fit the model of {self.path / 'config.yaml'}.") from error
         return prepare(model).eval()  # as for training, so that the figures are the same to the bit
