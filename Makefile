@@ -35,7 +35,7 @@ lint: $(INSTALLED) ## check style and types
 data: $(INSTALLED) ## get and verify Fashion-MNIST
 	$(BIN)/python -m fmnist_lit.data.sources $(ARGS)
 
-results: $(INSTALLED) ## make RESULTS.md anew from the records in results/
+results: $(INSTALLED) ## make RESULTS.md and the headers of conf/experiment anew from results/
 	$(BIN)/python scripts/record.py $(ARGS)
 
 tensorboard: $(INSTALLED) ## look at all runs below outputs/

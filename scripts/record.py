@@ -6,7 +6,13 @@ from pathlib import Path
 
 from fmnist_lit.errors import exit_status
 from fmnist_lit.report.records import file_name, make_record, read_records
-from fmnist_lit.report.reproduction import five_models_figure, read_published, results_page
+from fmnist_lit.report.reproduction import (
+    five_models_figure,
+    measured,
+    read_published,
+    results_page,
+    with_measured,
+)
 from fmnist_lit.storage import write_json, write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,7 +31,7 @@ def arguments() -> argparse.Namespace:
 
 
 def keep(runs: list[Path], root: Path) -> None:
-    """Write records, then everything that is made of them."""
+    """Write records, then what is made of them: RESULTS.md, its figure, a line of each experiment."""
     folder = root / "results"
     made = [make_record(path) for path in runs]  # all, before the first is written
     for record in made:
@@ -34,6 +40,10 @@ def keep(runs: list[Path], root: Path) -> None:
     records = read_records(folder)
     page = results_page(read_published(folder / "published.yaml"), records)
     write_whole(root / "RESULTS.md", page.encode())
+    for path in (root / "conf" / "experiment").glob("*/[!_]*.yaml"):
+        experiment = f"{path.parent.name}/{path.stem}"
+        header = with_measured(path.read_text(), measured(experiment, records))
+        write_whole(path, header.encode())
     five_models_figure(records).savefig(folder / "five_models.png", dpi=80)
     print(f"RESULTS.md is made of {len(records)} records.")
 

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 import scripts.record
 from fmnist_lit.config import leaves
 from fmnist_lit.report.records import is_kept, read_records
-from fmnist_lit.report.reproduction import COMPARISONS, read_published, results_page
+from fmnist_lit.report.reproduction import COMPARISONS, measured, read_published, results_page
 from tests.conftest import ROOT, call
 from tests.test_config import EXPERIMENTS
 
@@ -21,6 +21,16 @@ RECORDS = read_records(ROOT / "results")
 def test_the_page_in_the_repository_is_that_of_the_records() -> None:
     page = results_page(read_published(ROOT / "results" / "published.yaml"), RECORDS)
     assert (ROOT / "RESULTS.md").read_text() == page, "run: make results"
+
+
+def test_headers_of_experiments_say_what_was_published_and_measured() -> None:
+    for path in sorted((ROOT / "conf" / "experiment").glob("*/[!_]*.yaml")):
+        experiment = f"{path.parent.name}/{path.stem}"
+        header = path.read_text()
+        assert f"python train.py experiment={experiment}\n" in header
+        for part in ("# Published: ", "# Open, chosen here: "):
+            assert part in header, f"{experiment}: {part}"
+        assert f"# Measured: {measured(experiment, RECORDS)}.\n" in header, f"{experiment}: run: make results"
 
 
 def test_every_experiment_has_a_row() -> None:

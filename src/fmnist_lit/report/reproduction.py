@@ -1,5 +1,6 @@
 """RESULTS.md: the reports' published figures beside those of our records. Never edited by hand."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,15 +98,38 @@ def row_cells(experiment: str, row: Mapping[str, Any], records: Records) -> list
         "-" if published is None else f"{ours.mean - published:+.2f}",
         percent(accuracies(whole, "test")),
         "-".join(map(str, sorted({min(epochs), max(epochs)}))),
-        f"{sum(record['seconds'] for record in whole) / len(whole) / 60:.0f}",
+        minutes(whole),
         "; ".join(notes) or "-",
     ]
+
+
+def minutes(records: Records) -> str:
+    """Return the mean time of some runs."""
+    return f"{sum(record['seconds'] for record in records) / len(records) / 60:.0f}"
+
+
+def measured(experiment: str, records: Records) -> str:
+    """Say in a line what an experiment gave, for the header of its config."""
+    all_runs = [record for record in records if record["experiment"] == experiment]
+    whole = [record for record in all_runs if not record["overrides"]]
+    if not whole:
+        return "; ".join(["not run", *map(changed, all_runs)])
+    parts = [part for part in ("val", "test") if whole[0][part]]
+    figures = ", ".join(f"{part} {percent(accuracies(whole, part))}" for part in parts)
+    return f"{figures} (n = {len(whole)}), {minutes(whole)} minutes"
+
+
+def with_measured(header: str, line: str) -> str:
+    """Put a line in the place of a config's "Measured"."""
+    return re.sub(r"^# Measured: .*$", f"# Measured: {line}.", header, count=1, flags=re.MULTILINE)
 
 
 def changed(record: Mapping[str, Any]) -> str:
     """Say what a run gave that was not the whole experiment as it stands."""
     what = f"with {' '.join(record['overrides'])} (n = 1)"
-    return f"{what}: test {100 * record['test']['accuracy']:.2f}, {record['seconds'] / 60:.0f} minutes"
+    parts = [part for part in ("val", "test") if record[part]]
+    figures = ", ".join(f"{part} {100 * record[part]['accuracy']:.2f}" for part in parts)
+    return f"{what}: {figures}, {minutes([record])} minutes"
 
 
 def accuracies(records: Records, kind: str) -> Spread:
