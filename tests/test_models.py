@@ -12,7 +12,7 @@ from fmnist_lit.config import SCHEMES as KNOWN_SCHEMES
 from fmnist_lit.models.block_cnn import BlockCNN
 from fmnist_lit.models.cnn import CNNB, CNNC, DOUBLE_SOFTMAX_FLOOR
 from fmnist_lit.models.compute import training_flop
-from fmnist_lit.models.fast import prepare
+from fmnist_lit.models.fast import by_itself, prepare
 from fmnist_lit.models.initialization import SCHEMES, initialize
 from fmnist_lit.models.layer_table import layer_table, parameter_count
 from fmnist_lit.models.lenet import LeNet
@@ -194,6 +194,33 @@ def test_a_prepared_model_gives_the_same_values_and_gradients(name: str, compose
     torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=0)
     for (name, ours), theirs in zip(fast.named_parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", ["cnn_a", "cnn_b", "cnn_c", "lenet", "block_cnn"])
+def test_a_batch_in_parts_gives_the_same_values_and_gradients(
+    name: str, training: bool, composed: Any
+) -> None:
+    smaller = ["model.filters=8"] if name == "block_cnn" else []
+    torch.manual_seed(0)
+    model = prepare(build(composed(f"model={name}", *smaller)["model"])).train(training)
+    images, labels = torch.randn(70, 1, 28, 28), torch.arange(70) % 10
+    results = []
+    for model.chunk in (None, 32):
+        torch.manual_seed(1)  # of dropout
+        model.zero_grad()
+        output = model(images)
+        nn.functional.cross_entropy(output, labels).backward()
+        results.append([output, *(weight.grad.clone() for weight in model.parameters())])
+    for whole, parts in zip(*results, strict=True):
+        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_only_layers_that_treat_each_image_by_itself_take_parts() -> None:
+    assert by_itself(CNNC().features) == 4  # up to BatchNorm
+    assert by_itself(CNNB().features) == len(CNNB().features)
+    assert by_itself(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Dropout(0.5), nn.MaxPool2d(2))) == 1
+    assert by_itself(CNNC().features.eval()) == len(CNNC().features)
 
 
 def test_pooling_comes_before_the_activation_where_that_is_the_same() -> None:

@@ -4,6 +4,8 @@ import torch
 from torch import nn
 
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU)
+POOLINGS = (nn.MaxPool2d, nn.AvgPool2d)
+CHUNK = 32  # images whose feature maps of 32 channels at 28x28 fit a core's cache
 
 
 def prepare(model: nn.Module) -> nn.Module:
@@ -12,6 +14,8 @@ def prepare(model: nn.Module) -> nn.Module:
     Values, gradients and the names of parameters stay the same, so a checkpoint fits either way.
     """
     pool_before_activation(model)
+    if hasattr(model, "chunk"):
+        model.chunk = CHUNK  # type: ignore[assignment]
     # On a CPU convolutions and pooling are vectorized over channels only in this format.
     return model.to(memory_format=torch.channels_last)
 
@@ -27,3 +31,32 @@ def pool_before_activation(model: nn.Module) -> None:
         for i in range(len(layers) - 1):
             if isinstance(layers[i], ACTIVATIONS) and isinstance(layers[i + 1], nn.MaxPool2d):
                 layers[i], layers[i + 1] = layers[i + 1], layers[i]
+
+
+def in_chunks(layers: nn.Sequential, images: torch.Tensor, size: int | None) -> torch.Tensor:
+    """Apply layers to a batch; the first ones, as far as they treat each image by itself, in parts.
+
+    The large feature maps before the first pooling then never leave the cache of a CPU.
+
+    Args:
+        size: images in a part; None means the whole batch.
+    """
+    if size is None or len(images) <= size or images.device.type != "cpu":
+        return run_layers(layers, images)
+    alone = by_itself(layers)
+    if not any(isinstance(layer, POOLINGS) for layer in layers[:alone]):
+        return run_layers(layers, images)
+    parts = [layers[:alone](part) for part in images.split(size)]
+    return run_layers(layers[alone:], torch.cat(parts))
+
+
+def run_layers(layers: nn.Sequential, images: torch.Tensor) -> torch.Tensor:
+    """Apply layers to a whole batch."""
+    output: torch.Tensor = layers(images)
+    return output
+
+
+def by_itself(layers: nn.Sequential) -> int:
+    """Count the leading layers that treat each image by itself and draw no random numbers."""
+    kinds = (nn.Conv2d, *ACTIVATIONS, *POOLINGS) if layers.training else nn.Module
+    return next((i for i, layer in enumerate(layers) if not isinstance(layer, kinds)), len(layers))

@@ -1,6 +1,7 @@
 """A trained model as an ONNX file that needs nothing of this project, checked on every test image."""
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
@@ -46,7 +47,7 @@ def write_onnx(predictor: Predictor, path: Path) -> None:
         ):
             warnings.simplefilter("ignore")  # of PyTorch's exporter about itself
             torch.onnx.export(
-                predictor.eval(),
+                whole_batches(predictor),
                 (example,),
                 path,
                 dynamo=True,
@@ -59,6 +60,14 @@ def write_onnx(predictor: Predictor, path: Path) -> None:
             )
     finally:
         exporter.setLevel(level)
+
+
+def whole_batches(predictor: Predictor) -> Predictor:
+    """Return a copy that takes a batch as a whole: a file for any batch size has no loop over its parts."""
+    copied = copy.deepcopy(predictor).eval()
+    if hasattr(copied.model, "chunk"):
+        copied.model.chunk = None  # type: ignore[assignment]
+    return copied
 
 
 def largest_difference(path: Path, predictor: Predictor, images: torch.Tensor) -> float:
