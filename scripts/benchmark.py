@@ -15,7 +15,7 @@ from rich.table import Table
 from fmnist_lit.benchmark.rounds import first_step, measure_all, with_reports
 from fmnist_lit.benchmark.work import MODELS
 from fmnist_lit.errors import UsageError, choices, exit_status
-from fmnist_lit.record import versions
+from fmnist_lit.provenance import versions
 from fmnist_lit.storage import write_json
 
 TRAINERS = ("project", "bare", "reports_0", "reports_2", "keras")

@@ -17,7 +17,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from omegaconf import OmegaConf
 from torch.optim import Optimizer
 
-from fmnist_lit import record, tensorboard
+from fmnist_lit import provenance, tensorboard
 from fmnist_lit.build import build
 from fmnist_lit.classifier import Classifier
 from fmnist_lit.data.datamodule import DataModule
@@ -74,7 +74,7 @@ def run(
     history = History(directory / "history.csv")
     trainer = build_trainer(config, directory, history)
     log.info("Run directory: %s", directory)
-    device = record.device_name(trainer.strategy.root_device)
+    device = provenance.device_name(trainer.strategy.root_device)
     log.info("Device: %s", device)
 
     fit(trainer, classifier, data)
@@ -91,8 +91,8 @@ def run(
         "device": device,
         "seed": config["seed"],
         "choices": dict(choices),
-        "versions": record.versions(),
-        "commit": record.commit(),
+        "versions": provenance.versions(),
+        "commit": provenance.commit(),
         "command": command,
     }
     check_loss(config, classifier, metrics)
