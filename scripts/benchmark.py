@@ -27,7 +27,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure training speed and what it is compared with.")
     parser.add_argument("--models", default=",".join(MODELS), help="default: %(default)s")
     parser.add_argument("--batch-sizes", default="32,128,512", help="default: %(default)s")
-    parser.add_argument("--images", type=int, default=10_000, help="of one measurement, a multiple of 10")
+    parser.add_argument("--images", type=int, default=30_000, help="of one measurement, a multiple of 10")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each contender, in turn")
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count(), help="CPU threads (default: all cores)"
@@ -74,6 +74,8 @@ def benchmark(chosen: argparse.Namespace) -> None:
             raise UsageError(f"--models {model}: no such model. {choices(model, MODELS)}")
     if not all(size.isdigit() and int(size) for size in sizes) or chosen.images % 10 or chosen.images < 10:
         raise UsageError("--batch-sizes takes whole numbers, --images a multiple of 10.")
+    if chosen.rounds < 1 or chosen.threads < 1:
+        raise UsageError("--rounds and --threads must be 1 or more.")
     names = [name for name in TRAINERS if name != "keras" or find_spec("tensorflow")]
     console, results = Console(), []
     pairs = [(model, int(size)) for model in models for size in sizes]

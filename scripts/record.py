@@ -38,12 +38,14 @@ def keep(runs: list[Path], root: Path) -> None:
         write_json(folder / file_name(record), record)
         print(f"Kept: {folder / file_name(record)}")
     records = read_records(folder)
-    page = results_page(read_published(folder / "published.yaml"), records)
+    published = read_published(folder / "published.yaml")
+    page = results_page(published, records)
     write_whole(root / "RESULTS.md", page.encode())
-    for path in (root / "conf" / "experiment").glob("*/[!_]*.yaml"):
-        experiment = f"{path.parent.name}/{path.stem}"
-        header = with_measured(path.read_text(), measured(experiment, records))
-        write_whole(path, header.encode())
+    for report, content in published.items():
+        for row in content["rows"]:
+            path = root / "conf" / "experiment" / report / f"{row['row']}.yaml"
+            line = measured(f"{report}/{row['row']}", row.get("figure"), records)
+            write_whole(path, with_measured(path.read_text(), line).encode())
     five_models_figure(records).savefig(folder / "five_models.png", dpi=80)
     print(f"RESULTS.md is made of {len(records)} records.")
 

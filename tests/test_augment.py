@@ -9,6 +9,7 @@ import torch
 from torchvision.transforms.v2 import functional
 
 import scripts.evaluate
+from fmnist_lit.build import build
 from fmnist_lit.data.augment import Augmentation, batch_generator, transformed
 from fmnist_lit.data.loader import BatchLoader
 from fmnist_lit.data.synthetic import drawn_garments
@@ -42,6 +43,18 @@ def test_each_image_gets_its_own_change(name: str, garments: torch.Tensor) -> No
     assert changed.max() <= 255.001
     kinds = len(torch.unique(changed.flatten(1), dim=0))
     assert kinds == 2 if name == "flip" else kinds > 10
+
+
+def test_no_two_seeds_share_their_validation_changes(composed: Any) -> None:
+    numbers = set()
+    config = composed("data=synthetic", "data.images.train=200", "data.images.test=100")
+    for seed in range(50):
+        data = build(config["data"], seed=seed, augmentation=Augmentation(noise=0.1, validation=True))
+        data.setup()
+        for loader in (data.train_batches(), data.val_dataloader()["val"]):
+            generator = batch_generator(CPU, loader.augmentation_seed, 0, 0)
+            numbers.add(generator.initial_seed())
+    assert len(numbers) == 100
 
 
 @pytest.mark.parametrize("name", ONE_EACH)

@@ -56,7 +56,12 @@ def test_means_are_geometric_over_the_models() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "part"), [("--models=mlp5", "Did you mean mlp4"), ("--batch-sizes=many", "whole numbers")]
+    ("option", "part"),
+    [
+        ("--models=mlp5", "Did you mean mlp4"),
+        ("--batch-sizes=many", "whole numbers"),
+        ("--rounds=0", "1 or more"),
+    ],
 )
 def test_wrong_options_get_one_message(option: str, part: str) -> None:
     answer = call(scripts.benchmark, option)

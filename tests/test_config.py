@@ -254,6 +254,7 @@ FAULTS = {
     "~augment.flip": ["augment.flip", "missing"],
     "trainer.precision=16-mixed trainer.gradient_clip_val=1": ["gradient_clip_val", "bf16-mixed"],
     "model=residual model.widths=[8]": ["model.widths=[8]", "same length"],
+    "debug=overfit label_smoothing=0.1": ["debug=overfit", "label_smoothing"],
     "weight_averaging=1": ["weight_averaging=1", "less than 1"],
     "label_smoothing=-0.1": ["label_smoothing=-0.1", "0 or more"],
     "optim.lr=0": ["optim.lr=0", "more than 0"],

@@ -111,12 +111,21 @@ def test_a_folder_that_is_no_run_gets_one_message(
     assert not list((tmp_path / "empty").iterdir())
 
 
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ("epoch,train_loss\n1,much\n", "history.csv is damaged"),
+        ("epoch,train_loss\n", "no epoch was finished"),
+    ],
+)
 @pytest.mark.parametrize("script", [scripts.curves, scripts.report])
-def test_a_damaged_history_gets_one_message(script: ModuleType, run_copy: Path, tmp_path: Path) -> None:
-    (run_copy / "history.csv").write_text("epoch,train_loss\n1,much\n")
+def test_a_damaged_history_gets_one_message(
+    content: str, part: str, script: ModuleType, run_copy: Path, tmp_path: Path
+) -> None:
+    (run_copy / "history.csv").write_text(content)
     answer = call(script, *arguments(script, run_copy, tmp_path))
     assert answer.returncode == 1
-    assert "history.csv is damaged" in answer.stderr
+    assert part in answer.stderr
 
 
 @pytest.mark.parametrize("script", [scripts.export, scripts.report])

@@ -24,13 +24,16 @@ def test_the_page_in_the_repository_is_that_of_the_records() -> None:
 
 
 def test_headers_of_experiments_say_what_was_published_and_measured() -> None:
-    for path in sorted((ROOT / "conf" / "experiment").glob("*/[!_]*.yaml")):
-        experiment = f"{path.parent.name}/{path.stem}"
-        header = path.read_text()
+    published = read_published(ROOT / "results" / "published.yaml")
+    rows = [(report, row) for report, content in published.items() for row in content["rows"]]
+    for report, row in rows:
+        experiment = f"{report}/{row['row']}"
+        header = (ROOT / "conf" / "experiment" / f"{experiment}.yaml").read_text()
+        line = measured(experiment, row.get("figure"), RECORDS)
         assert f"python train.py experiment={experiment}\n" in header
         for part in ("# Published: ", "# Open, chosen here: "):
             assert part in header, f"{experiment}: {part}"
-        assert f"# Measured: {measured(experiment, RECORDS)}.\n" in header, f"{experiment}: run: make results"
+        assert f"# Measured: {line}.\n" in header, f"{experiment}: run: make results"
 
 
 def test_every_experiment_has_a_row() -> None:
@@ -140,7 +143,7 @@ def experiment(run_copy: Path) -> Path:
     metrics |= {"choices": {"experiment": "five_models/mlp4"}, "commit": "a" * 40}
     (run_copy / "metrics.json").write_text(json.dumps(metrics))
     (run_copy / ".hydra").mkdir()
-    overrides = ["experiment=five_models/mlp4", "seed=0", "threads=1", "trainer.max_epochs=3"]
+    overrides = ["experiment=five_models/mlp4", "sweep=a/b", "seed=0", "threads=1", "trainer.max_epochs=3"]
     OmegaConf.save(OmegaConf.create(overrides), run_copy / ".hydra" / "overrides.yaml")
     return run_copy
 
@@ -148,6 +151,7 @@ def experiment(run_copy: Path) -> Path:
 def test_a_run_becomes_a_record_and_the_page(experiment: Path, tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
     shutil.copy(ROOT / "results" / "published.yaml", tmp_path / "results")
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
     answer = call(scripts.record, experiment, "--root", tmp_path)
     assert answer.returncode == 0, answer.stderr
     (kept,) = (tmp_path / "results").glob("*.json")

@@ -10,6 +10,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 import scripts.curves
 import scripts.report
@@ -89,6 +90,45 @@ def test_grouping_by_other_keys(folder: tuple[Path, Figures]) -> None:
     answer = call(scripts.results, path, "--group-by", "optim.rl")
     assert answer.returncode == 2
     assert "Did you mean optim.lr?" in answer.stderr
+
+
+def test_one_seed_has_no_spread_however_many_configurations_a_row_holds(
+    folder: tuple[Path, Figures], tmp_path: Path
+) -> None:
+    path, accuracies = folder
+    for name in ("0.01-0", "0.1-0"):
+        shutil.copytree(path / name, tmp_path / name)
+    answer = call(scripts.results, tmp_path, "--group-by", "model", "--format", "json")
+    (row,) = json.loads(answer.stdout)["finished"]
+    assert (row["seeds"], row["runs"], row["test_std"], row["test_95_low"]) == (1, 2, None, None)
+    assert row["test_accuracy"] == pytest.approx(fmean([accuracies["0.01", 0], accuracies["0.1", 0]]))
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "null", "{"])
+def test_a_file_that_is_no_metrics_is_listed_apart(
+    content: str, folder: tuple[Path, Figures], tmp_path: Path
+) -> None:
+    path, _ = folder
+    for name in ("0.01-0", "0.1-0"):
+        shutil.copytree(path / name, tmp_path / name)
+    (tmp_path / "0.1-0" / "metrics.json").write_text(content)
+    table = json.loads(call(scripts.results, tmp_path, "--format", "json").stdout)
+    assert len(table["finished"]) == 1
+    assert "metrics.json is damaged" in table["without_result"][0]["reason"]
+
+
+def test_a_run_of_before_a_key_was_added_has_its_old_value(
+    folder: tuple[Path, Figures], tmp_path: Path
+) -> None:
+    path, _ = folder
+    for name in ("0.01-0", "0.01-1"):
+        shutil.copytree(path / name, tmp_path / name)
+    config = OmegaConf.load(tmp_path / "0.01-0" / "config.yaml")
+    for key in ("label_smoothing", "weight_averaging", "augment"):
+        config.pop(key)
+    OmegaConf.save(config, tmp_path / "0.01-0" / "config.yaml")
+    (row,) = json.loads(call(scripts.results, tmp_path, "--format", "json").stdout)["finished"]
+    assert row["seeds"] == 2
 
 
 def test_formats_and_files(folder: tuple[Path, Figures], tmp_path: Path) -> None:

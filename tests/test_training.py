@@ -183,6 +183,10 @@ def test_schedules(trained: Any) -> None:
 def test_gradient_clipping_and_deterministic_reach_the_trainer(trained: Any) -> None:
     plain, _ = trained("model=mlp4", "trainer.deterministic=true")
     assert torch.are_deterministic_algorithms_enabled()
+    for precision in ("32-true", "bf16-mixed"):
+        options = ("model=mlp4", f"trainer.precision={precision}")
+        clipped, _ = trained(*options, "trainer.gradient_clip_val=0.001")
+        assert not same(weights(trained(*options)[0]), weights(clipped))
     clipped, _ = trained("model=mlp4", "trainer.gradient_clip_val=0.001")
     assert not same(weights(plain), weights(clipped))
     torch.use_deterministic_algorithms(False)

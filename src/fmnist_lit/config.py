@@ -212,6 +212,7 @@ def check(config: Mapping[str, Any]) -> None:
         if key not in values:
             raise UsageError(f"{key}: this key is missing; every run needs it.")
     for combination in (
+        check_overfit,
         check_model,
         check_patch,
         check_validation,
@@ -239,6 +240,12 @@ def siblings(key: str) -> list[str]:
         if known and group
         else sorted({name.partition(".")[0] for name in RULES})
     )
+
+
+def check_overfit(config: Mapping[str, Any]) -> None:
+    """The loss of a smoothed label has another floor than the one it is held against."""
+    if config["debug"]["loss_within"] is not None and config["label_smoothing"]:
+        raise UsageError("debug.loss_within (debug=overfit) does not work with label_smoothing above 0.")
 
 
 def check_model(config: Mapping[str, Any]) -> None:

@@ -7,12 +7,16 @@ import torch
 from torch.nn.functional import affine_grid, grid_sample
 
 SIDE = 28
-# Of RandomErasing (Zhong et al. 2020): area as a share of the image, height over width.
+# Of RandomErasing (Zhong et al. 2020), torchvision's defaults: share of the image, height over width.
 ERASED_AREA, ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)
 
 
 def batch_generator(device: torch.device, seed: int, epoch: int, batch: int) -> torch.Generator:
-    """Return random numbers that depend on seed, epoch and batch alone, wherever a run was resumed."""
+    """Return random numbers that depend on seed, epoch and batch alone, wherever a run was resumed.
+
+    The three are not negative: Python gives -1 and -2 the same hash.
+    """
+    assert min(seed, epoch, batch) >= 0
     mixed = hash((seed, epoch, batch)) & 0x7FFF_FFFF_FFFF_FFFF  # of whole numbers, the same in every process
     return torch.Generator(device).manual_seed(mixed)
 

@@ -112,7 +112,7 @@ class DataModule(L.LightningDataModule):
             self.normalization,
             epoch=self.epoch,
             augmentation=augmentation,
-            augmentation_seed=~self.seed,  # not the changes of the training images
+            augmentation_seed=self.seed + 2**32,  # not the changes of any seed's training images
         )
 
     def val_dataloader(self) -> dict[str, BatchLoader]:

@@ -1,4 +1,4 @@
-"""A compact residual network of our own (experiment champion/cpu)."""
+"""A compact residual network of our own."""
 
 from collections.abc import Sequence
 

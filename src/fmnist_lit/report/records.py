@@ -16,6 +16,7 @@ PARTS = ("train", "val", "test")
 # Overrides that name a run, a place or a machine; any other one changes the experiment.
 PLACES = (
     "experiment",
+    "sweep",
     "seed",
     "threads",
     "trainer",
@@ -75,7 +76,7 @@ def history_columns(rows: list[dict[str, float]]) -> dict[str, list[float]]:
 def file_name(record: Mapping[str, Any]) -> str:
     """Return the file name of a record: experiment, seed, and whether the experiment was changed."""
     changed = "".join(f"-{item}" for item in record["overrides"])
-    return f"{record['experiment'].replace('/', '-')}-seed{record['seed']}{changed}.json"
+    return f"{record['experiment']}-seed{record['seed']}{changed}.json".replace("/", "-")
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:

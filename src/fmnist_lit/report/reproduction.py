@@ -82,7 +82,7 @@ def row_cells(experiment: str, row: Mapping[str, Any], records: Records) -> list
     all_runs = [record for record in records if record["experiment"] == experiment]
     whole = [record for record in all_runs if not record["overrides"]]
     notes = [row["notes"]] if row.get("notes") else []
-    notes += [changed(record) for record in all_runs if record["overrides"]]
+    notes += [changed(record, figure) for record in all_runs if record["overrides"]]
     if not whole:
         return [*head, "not run", "0", "-", "-", "-", "-", "; ".join(notes) or "-"]
     kind = figure or ("test" if whole[0]["val"] is None else "val")
@@ -108,15 +108,19 @@ def minutes(records: Records) -> str:
     return f"{sum(record['seconds'] for record in records) / len(records) / 60:.0f}"
 
 
-def measured(experiment: str, records: Records) -> str:
+def measured(experiment: str, figure: str | None, records: Records) -> str:
     """Say in a line what an experiment gave, for the header of its config."""
     all_runs = [record for record in records if record["experiment"] == experiment]
     whole = [record for record in all_runs if not record["overrides"]]
     if not whole:
-        return "; ".join(["not run", *map(changed, all_runs)])
-    parts = [part for part in ("val", "test") if whole[0][part]]
-    figures = ", ".join(f"{part} {percent(accuracies(whole, part))}" for part in parts)
+        return "; ".join(["not run", *(changed(record, figure) for record in all_runs)])
+    figures = ", ".join(f"{NAMES[kind]} {percent(accuracies(whole, kind))}" for kind in kinds(whole, figure))
     return f"{figures} (n = {len(whole)}), {minutes(whole)} minutes"
+
+
+def kinds(records: Records, figure: str | None) -> list[str]:
+    """Return the accuracies to name: validation (of the last epoch where that was published), and test."""
+    return (["last_val" if figure == "last_val" else "val"] if records[0]["val"] else []) + ["test"]
 
 
 def with_measured(header: str, line: str) -> str:
@@ -124,12 +128,12 @@ def with_measured(header: str, line: str) -> str:
     return re.sub(r"^# Measured: .*$", f"# Measured: {line}.", header, count=1, flags=re.MULTILINE)
 
 
-def changed(record: Mapping[str, Any]) -> str:
+def changed(record: Mapping[str, Any], figure: str | None) -> str:
     """Say what a run gave that was not the whole experiment as it stands."""
     what = f"with {' '.join(record['overrides'])} (n = 1)"
-    parts = [part for part in ("val", "test") if record[part]]
-    figures = ", ".join(f"{part} {100 * record[part]['accuracy']:.2f}" for part in parts)
-    return f"{what}: {figures}, {minutes([record])} minutes"
+    named = kinds([record], figure)
+    figures = ", ".join(f"{NAMES[kind]} {percent(accuracies([record], kind))}" for kind in named)
+    return f"{what}: {figures}; {minutes([record])} minutes"
 
 
 def accuracies(records: Records, kind: str) -> Spread:
@@ -152,7 +156,8 @@ def comparison_table(records: Records) -> list[str]:
         ours, others = by_seed(first, records), by_seed(second, records)
         seeds = sorted(ours.keys() & others.keys())
         if not seeds:
-            lines.append(table_row([title, "0", "not run", "not run", "-", "-"]))
+            alone = [percent(spread(list(side.values()))) if side else "not run" for side in (ours, others)]
+            lines.append(table_row([title, "0 in common", *alone, "-", "-"]))
             continue
         difference = spread([ours[seed] - others[seed] for seed in seeds])
         low, high = difference.interval or (float("nan"), float("nan"))

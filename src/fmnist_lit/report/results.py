@@ -94,9 +94,8 @@ def grouped(names: Sequence[str], runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def make_row(names: Sequence[str], runs: Sequence[Run]) -> Row:
-    """Return a group's figures. The same configuration and seed run twice is one value, their mean."""
-    inner = distinguishing(runs)
-    same = grouped(inner, runs)
+    """Return a group's figures. Runs of the same seed are one value, their mean: only seeds repeat."""
+    same = grouped([SEED], runs)
 
     def figures(part: str) -> Spread | None:
         accuracies = [[run.metrics[part]["accuracy"] for run in again if run.metrics[part]] for again in same]

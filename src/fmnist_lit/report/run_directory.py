@@ -20,6 +20,8 @@ from fmnist_lit.models.fast import prepare
 
 SPLITS = ("train", "val", "test")
 CHECKPOINTS = ("best", "last")
+# What every reader needs of metrics.json.
+FINAL = ("train", "val", "test", "epochs", "seconds", "parameters", "seed", "commit", "device", "command")
 
 
 def first_line(error: Exception) -> str:
@@ -72,10 +74,13 @@ class RunDirectory:
         if not path.is_file():
             raise UserError(f"{self.path} has no metrics.json: the run did not finish.")
         try:
-            figures: dict[str, Any] = json.loads(path.read_bytes())
+            figures = json.loads(path.read_bytes())
         except ValueError as error:
             raise UserError(f"{path} is damaged: {error}") from error
-        return figures
+        missing = [key for key in FINAL if not isinstance(figures, dict) or key not in figures]
+        if missing:
+            raise UserError(f"{path} is damaged: it has no {', '.join(missing)}.")
+        return dict(figures)
 
     def history(self) -> list[dict[str, float]]:
         """Read the figures of every epoch.
@@ -88,9 +93,12 @@ class RunDirectory:
             raise UserError(f"{self.path} has no history.csv: no epoch was finished.")
         try:
             with path.open(newline="") as file:
-                return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+                rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
         except (ValueError, TypeError, csv.Error) as error:
             raise UserError(f"{path} is damaged: {first_line(error)}") from error
+        if not rows:
+            raise UserError(f"{path} is empty: no epoch was finished.")
+        return rows
 
     def model(self, checkpoint: str = "best") -> nn.Module:
         """Build the model and load its trained weights; no code in the checkpoint is run.
@@ -117,7 +125,7 @@ class RunDirectory:
             model.load_state_dict(tested_weights(weights))
         except (RuntimeError, AttributeError) as error:
             raise UserError(f"{path} does not fit the model of {self.path / 'config.yaml'}.") from error
-        return prepare(model).eval()  # as for training, so that the figures are the same to the bit
+        return prepare(model).eval()  # as for training: with 32-true the same figures to the bit
 
     def gives_probabilities(self) -> bool:
         """Whether the model's output are probabilities already (a softmax head), not logits."""

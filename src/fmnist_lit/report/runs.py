@@ -19,6 +19,19 @@ INCIDENTAL = (
     "trainer._target_",
     "trainer.accelerator",
 )
+# Keys that older runs do not have, with the value by which those runs were made.
+ADDED = {
+    "label_smoothing": 0.0,
+    "weight_averaging": None,
+    "augment._target_": "fmnist_lit.data.augment.Augmentation",
+    "augment.shift": 0,
+    "augment.flip": 0.0,
+    "augment.rotation": 0.0,
+    "augment.zoom": 0.0,
+    "augment.noise": 0.0,
+    "augment.erasing": 0.0,
+    "augment.validation": False,
+}
 INCIDENTAL_GROUPS = ("logger", "trainer", "debug")
 
 
@@ -64,6 +77,7 @@ def read_run(path: Path) -> Run:
         for key, value in leaves(directory.config)
         if key not in INCIDENTAL and not key.startswith(("logger.", "model.patch."))
     }
+    values = ADDED | values
     # Before its end a run is known by the classes that it builds.
     targets = {
         key.partition(".")[0]: value_name(key, value) for key, value in values.items() if is_choice(key)
