@@ -44,6 +44,11 @@ def folder(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return folder, accuracies
 
 
+def copy_runs(folder: Path, target: Path, *names: str) -> None:
+    for name in names:
+        shutil.copytree(folder / name, target / name)
+
+
 def make(directory: Path) -> Path:
     directory.mkdir()
     return directory
@@ -96,8 +101,7 @@ def test_one_seed_has_no_spread_however_many_configurations_a_row_holds(
     folder: tuple[Path, Figures], tmp_path: Path
 ) -> None:
     path, accuracies = folder
-    for name in ("0.01-0", "0.1-0"):
-        shutil.copytree(path / name, tmp_path / name)
+    copy_runs(path, tmp_path, "0.01-0", "0.1-0")
     answer = call(scripts.results, tmp_path, "--group-by", "model", "--format", "json")
     (row,) = json.loads(answer.stdout)["finished"]
     assert (row["seeds"], row["runs"], row["test_std"], row["test_95_low"]) == (1, 2, None, None)
@@ -109,8 +113,7 @@ def test_a_file_that_is_no_metrics_is_listed_apart(
     content: str, folder: tuple[Path, Figures], tmp_path: Path
 ) -> None:
     path, _ = folder
-    for name in ("0.01-0", "0.1-0"):
-        shutil.copytree(path / name, tmp_path / name)
+    copy_runs(path, tmp_path, "0.01-0", "0.1-0")
     (tmp_path / "0.1-0" / "metrics.json").write_text(content)
     table = json.loads(call(scripts.results, tmp_path, "--format", "json").stdout)
     assert len(table["finished"]) == 1
@@ -121,8 +124,7 @@ def test_a_run_of_before_a_key_was_added_has_its_old_value(
     folder: tuple[Path, Figures], tmp_path: Path
 ) -> None:
     path, _ = folder
-    for name in ("0.01-0", "0.01-1"):
-        shutil.copytree(path / name, tmp_path / name)
+    copy_runs(path, tmp_path, "0.01-0", "0.01-1")
     config = OmegaConf.load(tmp_path / "0.01-0" / "config.yaml")
     for key in ("label_smoothing", "weight_averaging", "augment"):
         config.pop(key)

@@ -264,7 +264,7 @@ def check_patch(config: Mapping[str, Any]) -> None:
     if mode != "whole" and "patch" not in config["model"]:
         raise UsageError(
             f"patch={mode} needs an MLP: a CNN sees whole images. "
-            "Choose model=mlp4 or model=mlp_custom, or patch=none."
+            "Choose model=mlp4, model=mlp_custom or model=mlp, or patch=none."
         )
     if mode == "whole" and config["patch"].get("size") is not None:
         raise UsageError(f"patch.size={config['patch'].get('size')} needs a patching mode: {modes}.")

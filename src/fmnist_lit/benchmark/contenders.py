@@ -1,6 +1,8 @@
 """The contenders in PyTorch. Each is made once and then measured several times; it returns seconds."""
 
 import logging
+import resource
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +17,7 @@ from torchvision import datasets, transforms
 from fmnist_lit import run
 from fmnist_lit.benchmark.work import Work
 from fmnist_lit.build import build
+from fmnist_lit.data.datamodule import DataModule
 from fmnist_lit.data.images import PIXEL_MEAN, PIXEL_STD
 from fmnist_lit.history import History, now
 
@@ -31,6 +34,21 @@ class Clock(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop."""
         self.seconds = now(pl_module.device) - self.started
+
+
+def device_of(work: Work) -> torch.device:
+    """Return the device that is measured."""
+    return torch.device("cuda" if work.device == "gpu" else "cpu")
+
+
+def data_on(device: torch.device, config: Mapping[str, Any]) -> DataModule:
+    """Return this project's data, ready on a device without a trainer."""
+    data = run.build_data(config)
+    data.setup()
+    data.parts = {
+        name: (images.to(device), labels.to(device)) for name, (images, labels) in data.parts.items()
+    }
+    return data
 
 
 def project(work: Work) -> Measurement:
@@ -54,16 +72,12 @@ def project(work: Work) -> Measurement:
 
 def bare_loop(work: Work) -> Measurement:
     """The same without the Trainer: same batches, model, memory format and optimizer."""
-    config, device = work.config(), torch.device("cuda" if work.device == "gpu" else "cpu")
-    data = run.build_data(config)
-    data.setup()
-    data.parts = {
-        name: (images.to(device), labels.to(device)) for name, (images, labels) in data.parts.items()
-    }
+    config, device = work.config(), device_of(work)
+    data = data_on(device, config)
 
     def measure() -> float:
         model = run.build_classifier(config).model.to(device).train()
-        optimizer = build(config["optim"], model.parameters())
+        optimizer = run.build_optimizer(config, model.parameters())
         started = now(device)
         for images, labels in data.train_batches():
             loss = cross_entropy(model(images), labels)
@@ -77,7 +91,7 @@ def bare_loop(work: Work) -> Measurement:
 
 def reports_loop(work: Work, workers: int) -> Measurement:
     """As the reports did: torchvision's transforms for each sample in a DataLoader, a plain loop."""
-    config, device = work.config(), torch.device("cuda" if work.device == "gpu" else "cpu")
+    config, device = work.config(), device_of(work)
     build(config["data"]["images"])  # the files are there and whole
     steps = [transforms.ToTensor(), transforms.Normalize((PIXEL_MEAN,), (PIXEL_STD,))]
     images = datasets.FashionMNIST(config["data"]["images"]["folder"], transform=transforms.Compose(steps))
@@ -103,13 +117,9 @@ def reports_loop(work: Work, workers: int) -> Measurement:
 
 def evaluation(work: Work) -> Measurement:
     """This project's evaluation of the training images, as after every epoch."""
-    config, device = work.config(), torch.device("cuda" if work.device == "gpu" else "cpu")
-    data = run.build_data(config)
-    data.setup()
+    config, device = work.config(), device_of(work)
+    data = data_on(device, config)
     model = run.build_classifier(config).model.to(device).eval()
-    data.parts = {
-        name: (images.to(device), labels.to(device)) for name, (images, labels) in data.parts.items()
-    }
 
     def measure() -> float:
         started = now(device)
@@ -146,8 +156,6 @@ CONTENDERS: Mapping[str, Callable[[Work], Measurement]] = {
 
 def peak_memory_mib() -> float:
     """Return the largest resident memory that this process ever had, in MiB."""
-    import resource
-
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -163,8 +171,6 @@ def serve(name: str, work: Work) -> None:
 
 
 if __name__ == "__main__":
-    import sys
-
     values = dict(item.partition("=")[::2] for item in sys.argv[2:])
     serve(
         sys.argv[1],
