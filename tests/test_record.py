@@ -136,6 +136,27 @@ def test_comparisons_pair_the_seeds() -> None:
     assert "| +2.00 | -0.48 to +4.48 |" in line
 
 
+def test_recipes_of_our_own_say_what_they_reach_and_what_each_ingredient_adds() -> None:
+    """By hand: differences -0.5, -1.0, -1.5 points; 1 ± 4.3027 * 0.5 / sqrt(3), so -2.24 to +0.24."""
+    cost = {"training_tflop": 99.94, "parameters": 292_666}
+    made = [
+        record("champion/cpu", seed, accuracy) | cost | {"test_mirrored": {"accuracy": 0.95}}
+        for seed, accuracy in enumerate((0.93, 0.94, 0.95))
+    ]
+    made += [record("champion/short", seed, 0.9, 0.93) for seed in range(3)]
+    made += [
+        record("champion/short", seed, 0.9, 0.925 - 0.005 * seed, "label_smoothing=0") for seed in range(3)
+    ]
+    rows = [{"row": "cpu"}, {"row": "gpu"}, {"row": "short"}]
+    lines = results_page({"champion": {"about": "Ours.", "rows": rows}}, made).splitlines()
+    cpu = "| 94.00 ± 1.00 | 3 | 91.52 to 96.48 | 95.00 ± 0.00 | 292,666 | 99.9 | 20 | 2 |"
+    assert f"| `champion/cpu` {cpu}" in lines
+    assert "| `champion/gpu` | not run | 0 | - | - | - | - | - | - |" in lines
+    assert not any(line.startswith("| `champion/short`") for line in lines)
+    assert "| nothing | 93.00 ± 0.00 | 3 | - | - |" in lines
+    assert "| `label_smoothing=0` | 92.00 ± 0.50 | 3 | -1.00 | -2.24 to +0.24 |" in lines
+
+
 @pytest.fixture
 def experiment(run_copy: Path) -> Path:
     """A run as train.py leaves it, of a commit."""

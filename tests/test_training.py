@@ -306,3 +306,22 @@ def test_label_smoothing_and_averaging_equal_a_plain_loop(trained: Any, composed
         torch.testing.assert_close(tested[name], value, msg=name)
     answers = evaluate(RunDirectory(directory), "test", "best")
     assert (answers.predicted == answers.true).mean() == pytest.approx(metrics["test"]["accuracy"])
+
+
+def test_a_network_that_saw_mirror_images_is_asked_about_them_too(trained: Any) -> None:
+    directory, metrics = trained("model=cnn_a", "augment.flip=0.5")
+    run = RunDirectory(directory)
+    model, (images, labels) = run.model(), run.images("test")
+    images = normalize(images, "standard")
+    with torch.inference_mode():
+        output = (model(images) + model(images.flip(3))) / 2
+    assert metrics["test_mirrored"]["accuracy"] == (output.argmax(1) == labels).double().mean().item()
+    assert metrics["test_mirrored"]["loss"] == pytest.approx(cross_entropy(output, labels).item(), rel=1e-5)
+    assert metrics["test_mirrored"]["loss"] != metrics["test"]["loss"]
+    assert "test_mirrored" not in trained("model=cnn_a")[1]
+
+
+def test_a_run_says_how_much_it_computed(trained: Any) -> None:
+    """200 images less 40 for validation, two epochs; mlp []: 784 to 10, forward and weight gradients."""
+    _, metrics = trained("model=mlp", "model.hidden=[]", "trainer.precision=64-true")
+    assert metrics["training_tflop"] == pytest.approx(2 * 160 * 2 * (2 * 784 * 10) / 1e12)

@@ -60,6 +60,7 @@ class Classifier(L.LightningModule):
         label_smoothing: of the loss that is trained on; what is counted is the plain cross-entropy.
         weight_averaging: share that an exponential moving average of the weights keeps in each step; the
             average is what is evaluated and stored as the model. None means no average.
+        mirror_test: test once more with the mean output of each image and its mirror image, counted apart.
 
     A training step of Lightning is a group of ours: several batches, an optimizer's step for each.
     """
@@ -72,8 +73,10 @@ class Classifier(L.LightningModule):
         gradient_clip_val: float | None = None,
         label_smoothing: float = 0.0,
         weight_averaging: float | None = None,
+        mirror_test: bool = False,
     ) -> None:
         super().__init__()
+        self.mirror_test = mirror_test
         self.label_smoothing = label_smoothing
         self.automatic_optimization = False
         self.gradient_clip_val = gradient_clip_val
@@ -103,11 +106,14 @@ class Classifier(L.LightningModule):
         # When to step is our business: Lightning knows no steps, only groups of them.
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.schedule["scheduler"]}}
 
-    def step(self, batch: Batch, part: str) -> tuple[Tensor, Tensor]:
+    def step(self, batch: Batch, part: str, mirrored: bool = False) -> tuple[Tensor, Tensor]:
         """Compute loss and output of one batch and count them: the one step of all parts."""
         images, labels = batch
+        images = images.to(self.dtype)  # float64 with trainer.precision=64-true
         model = self.model if self.training or self.averaged is None else self.averaged
-        output = model(images.to(self.dtype))  # float64 with trainer.precision=64-true
+        output = model(images)
+        if mirrored:
+            output = (output + model(images.flip(3))) / 2
         loss = cross_entropy(output, labels)
         self.tallies[part].add(loss, output, labels)
         return loss, output
@@ -164,6 +170,8 @@ class Classifier(L.LightningModule):
     def on_test_epoch_start(self) -> None:
         """Forget the last sums."""
         self.start(part_names(self.trainer.test_dataloaders))
+        if self.mirror_test:
+            self.start(["test_mirrored"])
         self.test_outputs = []
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -172,3 +180,5 @@ class Classifier(L.LightningModule):
         output = self.step(batch, part)[1]
         if part == "test":
             self.test_outputs.append(output)
+            if self.mirror_test:
+                self.step(batch, "test_mirrored", mirrored=True)

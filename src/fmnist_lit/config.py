@@ -111,7 +111,7 @@ RULES = {
     "patch.dim": integer(1),
     "model._target_": TARGET,
     "model.hidden": list_of(integer(1)),
-    "model.activation": one_of("relu", "leaky_relu"),
+    "model.activation": one_of("relu", "leaky_relu", "gelu"),
     "model.negative_slope": number(0),
     "model.dropout": SHARE,
     "model.filters": integer(1),

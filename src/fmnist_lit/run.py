@@ -23,6 +23,7 @@ from fmnist_lit.classifier import Classifier
 from fmnist_lit.data.datamodule import DataModule
 from fmnist_lit.errors import UsageError, UserError
 from fmnist_lit.history import History, require_finite
+from fmnist_lit.models.compute import training_flop
 from fmnist_lit.models.fast import prepare
 from fmnist_lit.models.initialization import initialize
 from fmnist_lit.models.layer_table import parameter_count
@@ -88,6 +89,7 @@ def run(
         "seconds": time.perf_counter() - started,
         "images_per_second": history.images / history.steps_s,
         "parameters": parameter_count(classifier.model),
+        "training_tflop": training_flop(classifier.model) * history.images / 1e12,
         "device": device,
         "seed": config["seed"],
         "choices": dict(choices),
@@ -130,6 +132,7 @@ def build_classifier(config: Mapping[str, Any]) -> Classifier:
         gradient_clip_val=config["trainer"]["gradient_clip_val"],
         label_smoothing=config["label_smoothing"],
         weight_averaging=config["weight_averaging"],
+        mirror_test=config["augment"]["flip"] > 0,  # a network that saw no mirror images knows none
     )
 
 

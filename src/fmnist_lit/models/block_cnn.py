@@ -3,8 +3,8 @@
 from torch import nn
 
 from fmnist_lit.models import CLASSES
+from fmnist_lit.models.activations import activation_layer
 from fmnist_lit.models.cnn import CNN
-from fmnist_lit.models.mlp import activation_layer
 
 SIDE = 28
 

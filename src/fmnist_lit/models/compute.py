@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 def training_flop(model: nn.Module, batch_size: int = 8) -> float:
     """Count the floating-point operations of one image, forward and backward (a multiply-add is two)."""
-    copied = copy.deepcopy(model).cpu().train()
+    copied = copy.deepcopy(model).cpu().float().train()
     images, labels = torch.zeros(batch_size, 1, 28, 28), torch.zeros(batch_size, dtype=torch.int64)
     with FlopCounterMode(display=False) as counter:
         cross_entropy(copied(images), labels).backward()

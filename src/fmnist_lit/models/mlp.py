@@ -5,12 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from fmnist_lit.models import CLASSES
+from fmnist_lit.models.activations import activation_layer
 from fmnist_lit.models.patching import Whole
-
-
-def activation_layer(activation: str, negative_slope: float) -> nn.Module:
-    """Return the activation of that name ("relu" or "leaky_relu")."""
-    return {"relu": nn.ReLU(), "leaky_relu": nn.LeakyReLU(negative_slope)}[activation]
 
 
 class MLP(nn.Module):

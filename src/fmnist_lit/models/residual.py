@@ -5,21 +5,24 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from fmnist_lit.models import CLASSES
+from fmnist_lit.models.activations import activation_layer
 
 
-def convolution(inputs: int, outputs: int) -> nn.Sequential:
-    """Return a 3x3 convolution with BatchNorm and ReLU."""
+def convolution(inputs: int, outputs: int, activation: str) -> nn.Sequential:
+    """Return a 3x3 convolution with BatchNorm and an activation."""
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        activation_layer(activation),
     )
 
 
 class Residual(nn.Module):
     """Adds what a convolution makes of its input to the input (He et al. 2016)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, activation: str) -> None:
         super().__init__()
-        self.convolution = convolution(width, width)
+        self.convolution = convolution(width, width, activation)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (n, width, h, w) to the same shape."""
@@ -36,20 +39,23 @@ class ResidualCNN(nn.Module):
         stem: channels at 28x28.
         widths: channels of each stage, at most four.
         blocks: residual blocks of each stage.
+        activation: a name in ``activations``.
     """
 
     loss_floor = 0.0  # of the cross-entropy of its output
 
-    def __init__(self, stem: int, widths: Sequence[int], blocks: Sequence[int]) -> None:
+    def __init__(
+        self, stem: int, widths: Sequence[int], blocks: Sequence[int], activation: str = "relu"
+    ) -> None:
         assert len(widths) == len(blocks) <= 4, "28, 14, 7, 3, 1: four poolings at most"
         super().__init__()
-        layers: list[nn.Module] = [convolution(1, stem)]
+        layers: list[nn.Module] = [convolution(1, stem, activation)]
         channels = stem
         for width, count in zip(widths, blocks, strict=True):
             layers += [
                 nn.MaxPool2d(2),
-                convolution(channels, width),
-                *(Residual(width) for _ in range(count)),
+                convolution(channels, width, activation),
+                *(Residual(width, activation) for _ in range(count)),
             ]
             channels = width
         self.features = nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1))

@@ -49,6 +49,7 @@ def make_record(path: Path) -> dict[str, Any]:
         "overrides": other_overrides(path),
         **{part: metrics[part] for part in PARTS},
         **{key: metrics[key] for key in kept},
+        **{key: metrics[key] for key in ("test_mirrored", "training_tflop") if key in metrics},
         "config": {key: value for key, value in leaves(run.config) if is_kept(key)},
         "history": history_columns(run.history()),
     }

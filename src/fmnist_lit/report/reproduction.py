@@ -8,7 +8,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
-from fmnist_lit.report.results import Spread, spread, table_row
+from fmnist_lit.report.champion import champion_tables
+from fmnist_lit.report.results import Spread, percent, spread, table_row
 
 NAMES = {"test": "test", "val": "val", "last_val": "val, last epoch"}
 NEAR = 0.4  # points: what counts as reproduced
@@ -49,12 +50,17 @@ def results_page(published: Mapping[str, Published], records: Records) -> str:
             "",
             content["about"],
             "",
-            *report_table(report, content["rows"], records),
+            *tables(report, content["rows"], records),
         ]
         if report == "five_models":
             lines += ["", "Train and test curves of the six rows: ![curves](results/five_models.png)"]
     lines += ["", "## Paired comparisons", "", *comparison_table(records)]
     return "\n".join(lines) + "\n"
+
+
+def tables(report: str, rows: Sequence[Mapping[str, Any]], records: Records) -> list[str]:
+    """Return what is shown of a report, or of our own recipes."""
+    return champion_tables(rows, records) if report == "champion" else report_table(report, rows, records)
 
 
 def report_table(report: str, rows: Sequence[Mapping[str, Any]], records: Records) -> list[str]:
@@ -141,11 +147,6 @@ def accuracies(records: Records, kind: str) -> Spread:
     if kind == "last_val":
         return spread([100 * record["history"]["val_accuracy"][-1] for record in records])
     return spread([100 * record[kind]["accuracy"] for record in records])
-
-
-def percent(values: Spread) -> str:
-    """Return a mean with its standard deviation."""
-    return f"{values.mean:.2f}" + (f" ± {values.std:.2f}" if values.std is not None else "")
 
 
 def comparison_table(records: Records) -> list[str]:

@@ -55,6 +55,11 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(mean, std, (mean - half, mean + half))
 
 
+def percent(values: Spread) -> str:
+    """Return a mean with its standard deviation."""
+    return f"{values.mean:.2f}" + (f" ± {values.std:.2f}" if values.std is not None else "")
+
+
 def collect(folder: Path, group_by: Sequence[str] = ()) -> Results:
     """Read all runs at or below a folder.
 
