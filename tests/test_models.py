@@ -33,9 +33,11 @@ def block(width: int, side: int, parameters: int) -> list[tuple[str, tuple[int, 
     ]
 
 
-def convolution(width: int, side: int, parameters: int) -> list[tuple[str, tuple[int, ...], int]]:
+def convolution(
+    width: int, side: int, parameters: int, activation: str = "ReLU"
+) -> list[tuple[str, tuple[int, ...], int]]:
     shape = (width, side, side)
-    return [("Conv2d", shape, parameters), ("BatchNorm2d", shape, 2 * width), ("ReLU", shape, 0)]
+    return [("Conv2d", shape, parameters), ("BatchNorm2d", shape, 2 * width), (activation, shape, 0)]
 
 
 def vgg_stage(widths: list[int], side: int, *parameters: int) -> list[tuple[str, tuple[int, ...], int]]:
@@ -110,17 +112,18 @@ TABLES = {
         *dense(10, 81_930),
     ],
     "residual": [
-        *convolution(24, 28, 216),
-        ("MaxPool2d", (24, 14, 14), 0),
-        *convolution(48, 14, 10_368),
-        *convolution(48, 14, 20_736),
+        *convolution(20, 28, 180, "GELU"),
+        ("MaxPool2d", (20, 14, 14), 0),
+        *convolution(48, 14, 8_640, "GELU"),
+        *convolution(48, 14, 20_736, "GELU"),
         ("MaxPool2d", (48, 7, 7), 0),
-        *convolution(96, 7, 41_472),
-        *convolution(96, 7, 82_944),
+        *convolution(96, 7, 41_472, "GELU"),
+        *convolution(96, 7, 82_944, "GELU"),
         ("MaxPool2d", (96, 3, 3), 0),
-        *convolution(192, 3, 165_888),
-        ("AdaptiveMaxPool2d", (192, 1, 1), 0),
-        *dense(10, 1_930),
+        *convolution(160, 3, 138_240, "GELU"),
+        *convolution(160, 3, 230_400, "GELU"),
+        ("MaxAndMean", (320,), 0),
+        *dense(10, 3_210),
     ],
     "vgg11": [
         *vgg_stage([64], 28, 640),
@@ -142,7 +145,7 @@ PARAMETERS = {
     "mlp": 610_570,
     "lenet": 61_706,
     "block_cnn": 1_560_330,
-    "residual": 324_562,
+    "residual": 527_078,
     "vgg11": 9_755_274,
 }
 

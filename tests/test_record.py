@@ -32,7 +32,7 @@ def test_headers_of_experiments_say_what_was_published_and_measured() -> None:
         line = measured(experiment, row.get("figure"), RECORDS)
         assert f"python train.py experiment={experiment}\n" in header
         for part in ("# Published: ", "# Open, chosen here: "):
-            assert part in header, f"{experiment}: {part}"
+            assert part in header or report == "champion", f"{experiment}: {part}"
         assert f"# Measured: {line}.\n" in header, f"{experiment}: run: make results"
 
 
