@@ -258,6 +258,15 @@ def test_other_precisions_run_to_the_end(precision: str, trained: Any) -> None:
     assert metrics["epochs"] == 2
 
 
+def test_mixed_precision_is_of_the_training_steps_alone(trained: Any) -> None:
+    directory, metrics = trained("model=cnn_c", "trainer.precision=bf16-mixed")
+    plain, _ = trained("model=cnn_c")
+    assert not same(weights(directory), weights(plain))
+    run = RunDirectory(directory)
+    for part in ("val", "test"):
+        assert evaluate(run, part, "best").loss == pytest.approx(metrics[part]["loss"], rel=1e-7)
+
+
 def test_half_precision_on_a_cpu_is_refused(trained: Any) -> None:
     with pytest.raises(UsageError, match="bf16-mixed"):
         trained("model=cnn_c", "trainer.precision=16-mixed")

@@ -118,6 +118,11 @@ class Classifier(L.LightningModule):
         self.tallies[part].add(loss, output, labels)
         return loss, output
 
+    def evaluate(self, batch: Batch, part: str, mirrored: bool = False) -> Tensor:
+        """Count a batch without mixed precision: any reader of the checkpoint gets the same figures."""
+        with torch.autocast(self.device.type, enabled=False):
+            return self.step(batch, part, mirrored)[1]
+
     def start(self, parts: Iterable[str]) -> None:
         """Start to count anew."""
         self.tallies.update({part: Tally(self.device) for part in parts})
@@ -158,7 +163,7 @@ class Classifier(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Count a batch of the part whose loader gave it."""
-        self.step(batch, part_names(self.trainer.val_dataloaders)[dataloader_idx])
+        self.evaluate(batch, part_names(self.trainer.val_dataloaders)[dataloader_idx])
 
     def on_validation_epoch_end(self) -> None:
         """Give callbacks and schedules the figures that they may monitor: of the validation data alone."""
@@ -177,8 +182,8 @@ class Classifier(L.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Count a batch of the part whose loader gave it; keep what the model says of the test set."""
         part = part_names(self.trainer.test_dataloaders)[dataloader_idx]
-        output = self.step(batch, part)[1]
+        output = self.evaluate(batch, part)
         if part == "test":
             self.test_outputs.append(output)
             if self.mirror_test:
-                self.step(batch, "test_mirrored", mirrored=True)
+                self.evaluate(batch, "test_mirrored", mirrored=True)

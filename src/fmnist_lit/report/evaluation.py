@@ -45,8 +45,8 @@ class Evaluation:
 def evaluate(run: RunDirectory, split: str, checkpoint: str) -> Evaluation:
     """Let a run's model answer a split ("train", "val" or "test").
 
-    Batches are those of training's own evaluation, so that after a run with 32-true on a CPU the figures are
-    the same to the bit. Other precisions are evaluated in float32, too.
+    Batches are those of training's own evaluation, so that after a run on a CPU the figures are the same to
+    the bit; mixed precision is of the training steps alone. After a run with 64-true they are of float32.
     """
     model = run.model(checkpoint)
     images, labels = run.images(split)
