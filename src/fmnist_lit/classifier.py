@@ -1,6 +1,6 @@
 """The LightningModule of every model: loss, figures, optimizer and schedule."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import lightning as L
@@ -14,6 +14,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from fmnist_lit.data.loader import Batch
 from fmnist_lit.schedules import Schedule
 
+SUMS = ("batch_losses", "losses", "hits")
+
 
 class Tally:
     """Loss and hits of an epoch, summed in tensors on the device, so that no step waits for a number."""
@@ -24,6 +26,19 @@ class Tally:
         self.batch_losses = torch.zeros((), dtype=torch.float64, device=device)
         self.losses = torch.zeros((), dtype=torch.float64, device=device)
         self.hits = torch.zeros((), dtype=torch.int64, device=device)
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any], device: torch.device) -> "Tally":
+        """Return the sums that ``state`` holds."""
+        tally = cls(device)
+        tally.images = state["images"]
+        for name in SUMS:
+            setattr(tally, name, state[name].to(device))
+        return tally
+
+    def state(self) -> dict[str, Any]:
+        """Return the sums so far, to be kept."""
+        return {"images": self.images} | {name: getattr(self, name).clone() for name in SUMS}
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Count one batch, whose mean loss is given."""
@@ -88,6 +103,7 @@ class Classifier(L.LightningModule):
             self.averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True).requires_grad_(False)
         self.make_optimizer, self.make_schedule = optimizer, schedule
         self.tallies: dict[str, Tally] = {}  # by part: "train", "val", "test"
+        self.group: list[tuple[Tensor, float]] = []  # loss and rate of each step of the last group
         self.test_outputs: list[Tensor] = []  # of the test set, at the end of the run
 
     def forward(self, images: Tensor) -> Tensor:
@@ -137,8 +153,10 @@ class Classifier(L.LightningModule):
         scheduler = (
             self.schedule["scheduler"] if self.schedule and self.schedule["interval"] == "step" else None
         )
+        self.group = []
         for batch in group:
             loss, output = self.step(batch, "train")
+            self.group.append((loss.detach(), optimizer.param_groups[0]["lr"]))
             if self.label_smoothing:
                 loss = cross_entropy(output, batch[1], label_smoothing=self.label_smoothing)
             optimizer.zero_grad()

@@ -4,6 +4,7 @@ Nothing heavy is imported here, so that a mistake is answered at once.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from re import fullmatch
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
@@ -14,6 +15,18 @@ from fmnist_lit.errors import UsageError, choices
 PATCH_SIZES = (2, 4, 7, 14)
 SCHEMES = ("default", "normal", "xavier_uniform", "xavier_normal", "he_uniform", "he_normal")
 MONITORS = ("val_accuracy", "val_loss")
+# Keys that say where and how fast, not what: they tell no two configurations apart.
+INCIDENTAL = (
+    "name",
+    "output_dir",
+    "threads",
+    "data.images.folder",
+    "data.images.source",
+    "data.eval_batch_size",
+    "trainer._target_",
+    "trainer.accelerator",
+    "callbacks.save_every_s",
+)
 
 
 class Rule(NamedTuple):
@@ -72,6 +85,9 @@ def list_of(rule: Rule, length: int | None = None) -> Rule:
 BOOLEAN = Rule(lambda v: isinstance(v, bool), "true or false")
 TEXT = Rule(lambda v: isinstance(v, str), "text")
 NAME = Rule(lambda v: isinstance(v, str) and v != "", "text, not empty")
+FOLDER = Rule(
+    lambda v: isinstance(v, str) and bool(fullmatch(r"\w[\w.-]*", v)), "letters, digits, dots, - and _"
+)
 POSITIVE = number(0, low_included=False)
 SHARE = number(0, 1)
 SEED = integer(0, most=2**32 - 1)  # what NumPy takes
@@ -79,6 +95,7 @@ TARGET = Rule(lambda v: v in TARGETS, "a target of this project (build.TARGETS)"
 
 # Every key of every option of conf/. A key that has no row is unknown.
 RULES = {
+    "name": optional(FOLDER),
     "seed": SEED,
     "threads": optional(integer(1)),
     "label_smoothing": SHARE,
@@ -149,6 +166,7 @@ RULES = {
     "callbacks.monitor": optional(one_of(*MONITORS)),
     "callbacks.patience": optional(integer(1)),
     "callbacks.min_delta": number(0),
+    "callbacks.save_every_s": number(0),
     "logger.tensorboard": Rule(lambda v: v is None, "null, or the keys of logger=tensorboard"),
     "logger.tensorboard._target_": TARGET,
     "logger.tensorboard.name": NAME,

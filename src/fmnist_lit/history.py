@@ -1,6 +1,7 @@
 """Every epoch's figures: a row of history.csv, a line of the log, a scalar for each logger."""
 
 import csv
+import io
 import logging
 import math
 import time
@@ -12,6 +13,7 @@ import torch
 
 from fmnist_lit.classifier import Classifier
 from fmnist_lit.errors import UserError
+from fmnist_lit.storage import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,37 @@ def require_finite(name: str, loss: float) -> None:
         raise UserError(f"{name} is {loss}: training diverged. Try a lower learning rate: optim.lr=...")
 
 
+class StopWhenDiverged(L.Callback):
+    """Ends a run at the first loss that is no number, before a checkpoint of it is kept."""
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the losses of the last group of steps.
+
+        Raises:
+            UserError: one is infinite or not a number.
+        """
+        assert isinstance(pl_module, Classifier)
+        losses = torch.stack([loss for loss, _ in pl_module.group])
+        wrong = (~losses.isfinite()).nonzero()
+        if not len(wrong):
+            return
+        first = int(wrong[0])
+        step = trainer.global_step - len(losses) + first + 1
+        raise UserError(
+            f"the training loss is {losses[first].item()} at step {step} (epoch {trainer.current_epoch + 1}, "
+            f"learning rate {pl_module.group[first][1]:g}): training diverged. Try a lower learning rate: "
+            f"optim.lr=... {kept(Path(trainer.default_root_dir))}"
+        )
+
+
+def kept(run: Path) -> str:
+    """Say which checkpoint of a run is still good."""
+    last = run / "checkpoints" / "last.ckpt"
+    return f"Last good checkpoint: {last}" if last.exists() else "There is no checkpoint before that."
+
+
 class History(L.Callback):
     """Writes ``history.csv``: one row an epoch.
 
@@ -47,6 +80,23 @@ class History(L.Callback):
         self.rows: list[dict[str, float]] = []
         self.started = self.trained = self.rate = 0.0
         self.images, self.steps_s = 0, 0.0  # of all epochs
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the rows, the sums, and where the epoch stands."""
+        return {
+            "rows": self.rows,
+            "images": self.images,
+            "steps_s": self.steps_s,
+            "rate": self.rate,
+            "elapsed": time.perf_counter() - self.started,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there; rows written after the checkpoint are dropped."""
+        self.rows = state_dict["rows"]
+        self.images, self.steps_s = state_dict["images"], state_dict["steps_s"]
+        self.rate, self.started = state_dict["rate"], time.perf_counter() - state_dict["elapsed"]
+        self.write()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock and note the rate."""
@@ -80,14 +130,19 @@ class History(L.Callback):
     def add(self, row: dict[str, float], trainer: L.Trainer) -> None:
         """Write a row everywhere."""
         self.rows.append(row)
-        with self.path.open("w" if len(self.rows) == 1 else "a", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            if len(self.rows) == 1:
-                writer.writeheader()
-            writer.writerow(row)
+        self.write()
         for logger in trainer.loggers:
             logger.log_metrics({k: v for k, v in row.items() if k != "epoch"}, step=int(row["epoch"]))
         log.info("%s", self.line(row, trainer.max_epochs))
+
+    def write(self) -> None:
+        """Write all rows anew: a run killed here leaves a whole file."""
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, fieldnames=list(self.rows[0]) if self.rows else [])
+        if self.rows:
+            writer.writeheader()
+        writer.writerows(self.rows)
+        write_whole(self.path, text.getvalue().encode())
 
     @staticmethod
     def line(row: dict[str, Any], epochs: int | None) -> str:

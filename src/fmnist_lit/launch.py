@@ -3,6 +3,7 @@
 Nothing heavy is imported before the config is known to be sound.
 """
 
+import json
 import logging
 import os
 import re
@@ -11,25 +12,33 @@ import shlex
 import shutil
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TextIO
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from fmnist_lit.config import check, resolved
 from fmnist_lit.errors import UsageError, UserError, choices
+from fmnist_lit.interrupt import Interrupted, own_signals
+from fmnist_lit.resume import named_run, resume
 from fmnist_lit.storage import write_json
+from fmnist_lit.sweeps import FILE, begin, refuse_other, threads_for
+
+log = logging.getLogger(__name__)
 
 FULL_ERROR = "HYDRA_FULL_ERROR"  # set to 1 by the user, it shows tracebacks
-WANTS_TRACEBACK = os.environ.get(FULL_ERROR) == "1"
+ASKED = "FMNIST_LIT_FULL_ERROR"  # what the user set, for the processes of a sweep: Hydra's is set by us there
+WANTS_TRACEBACK = os.environ.get(ASKED, os.environ.get(FULL_ERROR)) == "1"
 
 # Runs that start in the same second must not share a directory.
 OmegaConf.register_new_resolver("unique", lambda: secrets.token_hex(3), use_cache=True, replace=True)
+OmegaConf.register_new_resolver("named", lambda name, other: name or other, replace=True)
 
 
 class ConsoleHandler(logging.StreamHandler[TextIO]):
@@ -48,7 +57,18 @@ class Command(Callback):
     """Hydra's hooks around one command, and what is known of it when Hydra has returned."""
 
     sweep: ClassVar[Path | None] = None
+    name: ClassVar[str | None] = None  # of the sweep
+    run: ClassVar[Path | None] = None  # the last one that was started
     status: ClassVar[int] = 0
+
+    @staticmethod
+    def way_on() -> str:
+        """Say how to go on after an interrupt."""
+        if Command.name is not None:
+            return "To go on: the same command again."
+        if Command.run is None or not (Command.run / "config.yaml").exists():
+            return "No run was started."
+        return f"To go on: python train.py resume={shlex.quote(str(Command.run))}"
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a single run that cannot work, before Hydra makes its folder."""
@@ -62,9 +82,12 @@ class Command(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Note where the jobs will be."""
-        Command.sweep = Path(config.hydra.sweep.dir)
+        Command.sweep, Command.name = Path(config.hydra.sweep.dir), config.name
         try:
-            refuse_used(Command.sweep, "*/config.yaml", "hydra.sweep.dir")
+            if config.name is None:
+                refuse_used(Command.sweep, "*/config.yaml", "hydra.sweep.dir")
+            else:
+                begin(Command.sweep, config.name, config.hydra.overrides.task, resolved(config))
         except UserError as error:
             sys.exit(say(error, status=2))
 
@@ -83,20 +106,33 @@ def run_job(cfg: DictConfig) -> float | None:
         maximum; None if the run failed. Its directory then holds the reason, and a sweep goes on.
     """
     hydra = HydraConfig.get()
-    directory = Path(hydra.runtime.output_dir)
+    directory = Command.run = Path(hydra.runtime.output_dir)
     try:
         config = resolved(cfg)
+        config["threads"] = config["threads"] or threads_for(hydra.launcher)
         check(config)
+        started = hydra.mode == RunMode.MULTIRUN and (directory / "config.yaml").exists()
+        if started:
+            refuse_other(directory, config)
+        if started and (directory / "metrics.json").exists():
+            log.info("Job %s is finished already.", hydra.job.num)
+            return result(json.loads((directory / "metrics.json").read_bytes()))
         from fmnist_lit.run import run  # PyTorch is imported here, after the check
 
         command = shlex.join(["python", "train.py", *hydra.overrides.task])
         groups = {key: value for key, value in hydra.runtime.choices.items() if "/" not in key}
-        metrics = run(config, directory, groups, command)
+        metrics = run(config, directory, groups, command, resumed=started)
+        (directory / "failure.json").unlink(missing_ok=True)  # of an earlier attempt
     except Exception as error:
         reason = {"reason": message(error), "traceback": "".join(traceback.format_exception(error))}
         write_json(directory / "failure.json", reason)
         Command.status = say(error, status=1)
         return None
+    return result(metrics)
+
+
+def result(metrics: Mapping[str, Any]) -> float:
+    """Return the accuracy that a sweeper may look for a maximum of."""
     return float((metrics["val"] or metrics["test"])["accuracy"])
 
 
@@ -140,12 +176,27 @@ def say(error: BaseException, status: int) -> int:
 
 
 def command_line(train: Callable[[], Any]) -> int:
-    """Call Hydra's main and return the exit status: 0, 1 for a failure, 2 for a wrong command line."""
+    """Run what the command line says and return the exit status.
+
+    0, 1 for a failure, 2 for a wrong command line, 130 and 143 after Ctrl-C and SIGTERM.
+    """
     try:
-        call_hydra(train)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        with own_signals():
+            stopped = named_run(sys.argv[1:])
+            if stopped is not None:
+                return go_on(stopped)
+            call_hydra(train)
+    except UsageError as error:
+        return say(error, status=2)
+    except Interrupted as error:
+        end_of_sweep()
+        print(f"{error}. {Command.way_on()}", file=sys.stderr)
+        return error.status
+    return end_of_sweep()
+
+
+def end_of_sweep() -> int:
+    """Print the table of a sweep, if it was one, and return the exit status."""
     if Command.sweep is None:
         return Command.status
     remove_empty_sweep()
@@ -158,8 +209,19 @@ def command_line(train: Callable[[], Any]) -> int:
     return 1 if failed else 0
 
 
+def go_on(directory: Path) -> int:
+    """Resume a run and return the exit status."""
+    Command.run = directory
+    try:
+        resume(directory)
+    except Exception as error:
+        return say(error, status=1)
+    return 0
+
+
 def call_hydra(train: Callable[[], Any]) -> None:
     """Let Hydra compose and run; what it cannot compose ends the program with a message."""
+    os.environ[ASKED] = "1" if WANTS_TRACEBACK else "0"
     os.environ[FULL_ERROR] = "1"  # Hydra is to raise, not to print and leave
     try:
         train()
@@ -173,5 +235,5 @@ def call_hydra(train: Callable[[], Any]) -> None:
 def remove_empty_sweep() -> None:
     """Remove the folder of a sweep that was refused before its first job."""
     sweep = Command.sweep
-    if sweep and sweep.is_dir() and {path.name for path in sweep.iterdir()} <= {"multirun.yaml"}:
+    if sweep and sweep.is_dir() and {path.name for path in sweep.iterdir()} <= {"multirun.yaml", FILE}:
         shutil.rmtree(sweep)

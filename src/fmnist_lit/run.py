@@ -1,11 +1,11 @@
 """One run from a config: seed, build, fit, test, and the run directory that is all that is left of it."""
 
+import fcntl
 import logging
-import os
 import shutil
-import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,23 +13,24 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from omegaconf import OmegaConf
 from torch.optim import Optimizer
 
 from fmnist_lit import provenance, tensorboard
 from fmnist_lit.build import build
+from fmnist_lit.checkpoints import PREVIOUS, ResumePoints, WholeCheckpoints, newest_whole
 from fmnist_lit.classifier import Classifier
 from fmnist_lit.data.datamodule import DataModule
 from fmnist_lit.errors import UsageError, UserError
-from fmnist_lit.history import History, require_finite
+from fmnist_lit.history import History, StopWhenDiverged, require_finite
+from fmnist_lit.interrupt import Signals, own_signals
 from fmnist_lit.models.compute import training_flop
 from fmnist_lit.models.fast import prepare
 from fmnist_lit.models.initialization import initialize
 from fmnist_lit.models.layer_table import parameter_count
 from fmnist_lit.progress import ProgressBar
 from fmnist_lit.report.summary import summary
-from fmnist_lit.storage import write_json, write_whole
+from fmnist_lit.storage import write_json, write_new
 
 log = logging.getLogger(__name__)
 
@@ -37,18 +38,13 @@ FUSED = ("torch.optim.SGD", "torch.optim.Adam", "torch.optim.AdamW")
 DEFAULT_THREADS = torch.get_num_threads()  # a sweep's jobs share this process and its setting
 
 
-class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint under another name and renames it: a killed run leaves no half of one."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Save whole or not at all."""
-        temporary = Path(path).with_suffix(".part")
-        super().save_checkpoint(checkpoint, temporary, storage_options)
-        os.replace(temporary, path)
-
-
 def run(
-    config: Mapping[str, Any], directory: Path, choices: Mapping[str, str], command: str
+    config: Mapping[str, Any],
+    directory: Path,
+    choices: Mapping[str, str],
+    command: str,
+    resumed: bool = False,
+    callbacks: Sequence[L.Callback] = (),
 ) -> dict[str, Any]:
     """Train, test and write everything into ``directory``.
 
@@ -58,27 +54,48 @@ def run(
             TensorBoard's events.
         choices: the option chosen of each config group.
         command: that starts the same run again.
+        resumed: the directory holds this run already, which goes on from its last whole checkpoint.
+        callbacks: what else is to be called in training.
 
     Returns:
         What metrics.json holds.
 
     Raises:
         UserError: the run cannot start or cannot end well; the message says why.
+        Interrupted: a signal came; ``resume`` goes on from there.
     """
+    if not resumed:
+        claim(directory, config)
+    with alone(directory), own_signals() as signals:
+        return train_and_test(config, directory, choices, command, signals, resumed, callbacks)
+
+
+def train_and_test(
+    config: Mapping[str, Any],
+    directory: Path,
+    choices: Mapping[str, str],
+    command: str,
+    signals: Signals,
+    resumed: bool,
+    callbacks: Sequence[L.Callback],
+) -> dict[str, Any]:
+    """Do what ``run`` says, in a directory that nobody else writes into."""
     quiet_lightning()
-    claim(directory, config)
-    started = time.perf_counter()
     torch.set_num_threads(config["threads"] or DEFAULT_THREADS)
     L.seed_everything(config["seed"], verbose=False)
     classifier = build_classifier(config)
     data = build_data(config)
     history = History(directory / "history.csv")
-    trainer = build_trainer(config, directory, history)
+    resume_points = ResumePoints(directory / "checkpoints", config["callbacks"]["save_every_s"], signals)
+    trainer = build_trainer(config, directory, history, resume_points, callbacks)
     log.info("Run directory: %s", directory)
     device = provenance.device_name(trainer.strategy.root_device)
     log.info("Device: %s", device)
 
-    fit(trainer, classifier, data)
+    checkpoint = newest_whole(directory) if resumed else None
+    if resumed:
+        log.info("Resumed from %s", checkpoint or "the start: there is no whole checkpoint.")
+    trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     keep_last_as_best(directory)
     load_weights(classifier, directory / "checkpoints" / "best.ckpt")
     trainer.test(classifier, datamodule=data, verbose=False)
@@ -86,7 +103,7 @@ def run(
     metrics = {
         **final_figures(classifier),
         "epochs": len(history.rows),
-        "seconds": time.perf_counter() - started,
+        "seconds": resume_points.seconds,
         "images_per_second": history.images / history.steps_s,
         "parameters": parameter_count(classifier.model),
         "training_tflop": training_flop(classifier.model) * history.images / 1e12,
@@ -110,15 +127,35 @@ def quiet_lightning() -> None:
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     for category in (DeprecationWarning, FutureWarning):
         warnings.filterwarnings("ignore", category=category, module=r"lightning\.")
+    # A resumed run finds its own checkpoints, and its loader knows its place.
+    warnings.filterwarnings("ignore", message=".*(exists and is not empty|dataloader is not resumable).*")
     # Nothing is logged in a step, so its interval does not matter; there may be no validation data.
     warnings.filterwarnings("ignore", message=".*(smaller than the logging interval|across ranks is zero).*")
 
 
 def claim(directory: Path, config: Mapping[str, Any]) -> None:
     """Store the config in the run directory, unless there already is a run."""
-    if (directory / "config.yaml").exists():
-        raise UsageError(f"{directory} already holds a run. Name another folder, or leave hydra.run.dir out.")
-    write_whole(directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
+    try:
+        write_new(directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
+    except FileExistsError as error:
+        raise UsageError(
+            f"{directory} already holds a run. Name another folder, or leave hydra.run.dir out."
+        ) from error
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Keep other processes out of a run directory; the lock ends with the process, however that ends.
+
+    Raises:
+        UsageError: another process runs here.
+    """
+    with (directory / "config.yaml").open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(f"{directory}: this run is going on, in another process.") from error
+        yield
 
 
 def build_classifier(config: Mapping[str, Any]) -> Classifier:
@@ -154,7 +191,13 @@ def build_optimizer(config: Mapping[str, Any], parameters: Iterable[torch.nn.Par
     return optimizer
 
 
-def build_trainer(config: Mapping[str, Any], directory: Path, history: History) -> L.Trainer:
+def build_trainer(
+    config: Mapping[str, Any],
+    directory: Path,
+    history: History,
+    resume_points: ResumePoints,
+    callbacks: Sequence[L.Callback] = (),
+) -> L.Trainer:
     """Build the trainer with its callbacks and loggers."""
     ours = ("gradient_clip_val", "limit_train_batches")  # Lightning's unit is a group of batches
     settings = {key: value for key, value in config["trainer"].items() if key not in ours}
@@ -168,7 +211,14 @@ def build_trainer(config: Mapping[str, Any], directory: Path, history: History) 
     trainer: L.Trainer = build(
         settings,
         logger=loggers,
-        callbacks=[history, ProgressBar(), *monitoring_callbacks(config, directory)],
+        callbacks=[
+            StopWhenDiverged(),
+            history,
+            ProgressBar(),
+            *monitoring_callbacks(config, directory),
+            *callbacks,
+            resume_points,
+        ],
         plugins=[WholeCheckpoints()],
         default_root_dir=directory,
         num_sanity_val_steps=0,
@@ -179,33 +229,25 @@ def build_trainer(config: Mapping[str, Any], directory: Path, history: History) 
 
 
 def monitoring_callbacks(config: Mapping[str, Any], directory: Path) -> list[L.Callback]:
-    """Build what keeps checkpoints and stops early. Without validation data the last epoch is the best."""
+    """Build what keeps the best epoch and stops early. Without validation data the last epoch is the best."""
     settings = config["callbacks"]
     monitor, folder = settings["monitor"], directory / "checkpoints"  # no monitor: the last epoch is tested
     mode = "max" if monitor == "val_accuracy" else "min"
-    keep = partial(ModelCheckpoint, dirpath=folder, enable_version_counter=False)
     callbacks: list[L.Callback] = []
     if monitor and config["data"]["val_fraction"] > 0:
-        callbacks.append(keep(filename="best", monitor=monitor, mode=mode))
+        callbacks.append(
+            ModelCheckpoint(folder, "best", monitor=monitor, mode=mode, enable_version_counter=False)
+        )
     if settings["patience"] is not None:
         callbacks.append(
             EarlyStopping(monitor, settings["min_delta"], settings["patience"], mode=mode, verbose=True)
         )
-    return [*callbacks, keep(filename="last", save_on_train_epoch_end=True)]
-
-
-def fit(trainer: L.Trainer, classifier: Classifier, data: DataModule) -> None:
-    """Train; an interrupt ends the run here, as it would end any program."""
-    try:
-        trainer.fit(classifier, datamodule=data)
-    except SystemExit as error:  # Lightning's own answer to Ctrl-C
-        raise KeyboardInterrupt from error
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    return callbacks
 
 
 def keep_last_as_best(directory: Path) -> None:
-    """Copy the last checkpoint where no validation data chose a best one."""
+    """Copy the last checkpoint where no validation data chose a best one; drop the one before it."""
+    (directory / "checkpoints" / PREVIOUS).unlink(missing_ok=True)
     best, last = (directory / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
     if not best.exists():
         shutil.copyfile(last, best)

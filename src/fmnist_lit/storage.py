@@ -29,6 +29,25 @@ def write_whole(path: Path, content: bytes) -> None:
         raise
 
 
+def write_new(path: Path, content: bytes) -> None:
+    """Write a file whole, unless there is one: of many processes at once, one succeeds.
+
+    Raises:
+        FileExistsError: there is one.
+        OSError: the folder is missing or full; nothing is left behind.
+    """
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.link(temporary, path)
+    finally:
+        os.unlink(temporary)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON. NaN and infinity are refused: JSON has neither."""
     write_whole(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())

@@ -17,9 +17,11 @@ from torchvision import datasets, transforms
 from fmnist_lit import run
 from fmnist_lit.benchmark.work import Work
 from fmnist_lit.build import build
+from fmnist_lit.checkpoints import ResumePoints
 from fmnist_lit.data.datamodule import DataModule
 from fmnist_lit.data.images import PIXEL_MEAN, PIXEL_STD
 from fmnist_lit.history import History, now
+from fmnist_lit.interrupt import Signals
 
 Measurement = Callable[[], float]
 
@@ -61,7 +63,9 @@ def project(work: Work) -> Measurement:
     def measure() -> float:
         with tempfile.TemporaryDirectory() as folder:
             directory = Path(folder)
-            trainer = run.build_trainer(config, directory, History(directory / "history.csv"))
+            every_s = config["callbacks"]["save_every_s"]
+            resume_points = ResumePoints(directory / "checkpoints", every_s, Signals())
+            trainer = run.build_trainer(config, directory, History(directory / "history.csv"), resume_points)
             clock = Clock()
             trainer.callbacks.append(clock)  # type: ignore[attr-defined]
             trainer.fit(run.build_classifier(config), datamodule=data)

@@ -89,7 +89,12 @@ class DataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> BatchGroups:
         """Return the training batches, about a thousand images at a time."""
-        return BatchGroups(self.train_batches(), max(1, GROUP_IMAGES // self.batch_size))
+        size = max(1, GROUP_IMAGES // self.batch_size)
+        return BatchGroups(self.train_batches(), size, self.groups_done)
+
+    def groups_done(self) -> int:
+        """Return how many groups of the epoch are behind the trainer: more than none where a run resumes."""
+        return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.trainer else 0
 
     def train_batches(self) -> BatchLoader:
         """Return shuffled training batches, another order each epoch."""

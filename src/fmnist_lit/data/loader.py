@@ -73,7 +73,11 @@ class BatchLoader:
         return batches if self.limit is None else min(batches, self.limit)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch, (images, labels) in enumerate(islice(self.pixels(), self.limit)):
+        return self.batches(0)
+
+    def batches(self, first: int) -> Iterator[Batch]:
+        """Iterate from a batch on: the same batches as if those before it had been asked for."""
+        for batch, (images, labels) in enumerate(islice(self.pixels(), first, self.limit), first):
             if self.augmentation:
                 generator = batch_generator(images.device, self.augmentation_seed, self.epoch(), batch)
                 images = self.augmentation(images, generator)
@@ -101,15 +105,17 @@ class BatchGroups:
     Args:
         loader: of the batches.
         size: batches in a group; the last group may be smaller.
+        done: asked, when an iteration starts, how many groups of the epoch a resumed run has behind it.
     """
 
-    def __init__(self, loader: BatchLoader, size: int) -> None:
-        self.loader, self.size = loader, size
+    def __init__(self, loader: BatchLoader, size: int, done: Callable[[], int] = lambda: 0) -> None:
+        self.loader, self.size, self.done = loader, size, done
 
     def __len__(self) -> int:
         return math.ceil(len(self.loader) / self.size)
 
     def __iter__(self) -> Iterator[Iterator[Batch]]:
-        batches = iter(self.loader)
-        for _ in range(len(self)):
+        done = self.done()
+        batches = self.loader.batches(done * self.size)
+        for _ in range(done, len(self)):
             yield islice(batches, self.size)

@@ -17,6 +17,7 @@ PARTS = ("train", "val", "test")
 PLACES = (
     "experiment",
     "sweep",
+    "name",
     "seed",
     "threads",
     "trainer",

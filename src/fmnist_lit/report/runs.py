@@ -5,20 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fmnist_lit.config import leaves
+from fmnist_lit.config import INCIDENTAL, leaves
 from fmnist_lit.errors import UserError
 from fmnist_lit.report.run_directory import RunDirectory
 
-# Keys that say where and how fast, not what: they tell no two configurations apart.
-INCIDENTAL = (
-    "output_dir",
-    "threads",
-    "data.images.folder",
-    "data.images.source",
-    "data.eval_batch_size",
-    "trainer._target_",
-    "trainer.accelerator",
-)
 # Keys that older runs do not have, with the value by which those runs were made.
 ADDED = {
     "label_smoothing": 0.0,

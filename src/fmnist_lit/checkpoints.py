@@ -1,0 +1,173 @@
+"""Checkpoints from which a run goes on to the same bits, whenever it was stopped."""
+
+import logging
+import os
+import time
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from fmnist_lit.classifier import Classifier, Tally
+from fmnist_lit.errors import UserError
+from fmnist_lit.interrupt import Signals
+
+log = logging.getLogger(__name__)
+
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint under another name and renames it: a killed run leaves no half of one."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Save whole or not at all; the last checkpoint but one is kept beside the last.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        path = Path(path)
+        temporary = path.with_suffix(".part")
+        try:
+            path.parent.mkdir(exist_ok=True)
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            if path.name == LAST and path.exists():
+                link = path.with_name(f"{PREVIOUS}.part")
+                link.unlink(missing_ok=True)
+                os.link(path, link)
+                os.replace(link, path.with_name(PREVIOUS))
+            os.replace(temporary, path)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as either
+            temporary.unlink(missing_ok=True)
+            raise UserError(f"{path} cannot be written: {error}") from error
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Load a checkpoint; what it says of its own place is made true, for runs may be moved."""
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        folder = Path(path).parent
+        for state in checkpoint["callbacks"].values():
+            if "best_model_path" in state:
+                state["dirpath"] = str(folder)
+                state["best_model_path"] = str(folder / Path(state["best_model_path"]).name)
+        return dict(checkpoint)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint is there and every byte of it is what was written."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def newest_whole(run: Path) -> Path | None:
+    """Return the checkpoint from which a run can go on; None if it must start anew.
+
+    A damaged last one is reported, and the one before it taken.
+    """
+    last, previous = (run / "checkpoints" / name for name in (LAST, PREVIOUS))
+    if is_whole(last):
+        return last
+    if last.exists():
+        log.warning("%s is damaged; going on from the checkpoint before it.", last)
+    return previous if is_whole(previous) else None
+
+
+class ResumePoints(Checkpoint):
+    """Saves ``last.ckpt`` after each epoch, and within it when enough time has passed or a signal came.
+
+    What Lightning leaves out is added: random state, sums of the epoch, and the time that the run took.
+    In Lightning's order of callbacks checkpoints come last, so that all others have seen the step.
+
+    Args:
+        folder: of the checkpoints.
+        every_s: largest time between two checkpoints, in seconds; a group of batches more, or a validation.
+        signals: that may ask to stop.
+    """
+
+    def __init__(self, folder: Path, every_s: float, signals: Signals) -> None:
+        self.folder, self.every_s, self.signals = folder, every_s, signals
+        self.started = self.saved = time.monotonic()
+        self.state: Mapping[str, Any] | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Note whose sums are saved."""
+        assert isinstance(pl_module, Classifier)
+        self.classifier = pl_module
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what Lightning does not save."""
+        return {
+            "random": torch.get_rng_state(),
+            "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "seconds": self.seconds,
+            "tally": self.classifier.tallies["train"].state(),
+        }
+
+    @property
+    def seconds(self) -> float:
+        """The time that the run has taken so far, without the time when it was stopped."""
+        return time.monotonic() - self.started
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep it until training starts: whatever is built before may draw random numbers."""
+        self.state = state_dict
+        self.started -= state_dict["seconds"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Restore, and let signals wait for the end of a step from now on."""
+        if self.state is not None:
+            self.classifier.tallies["train"] = Tally.of(self.state["tally"], pl_module.device)
+            torch.set_rng_state(self.state["random"])
+            if torch.cuda.is_available():
+                torch.cuda.set_rng_state_all(self.state["cuda_random"])
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, EarlyStopping) and callback.wait_count >= callback.patience:
+                    trainer.should_stop = True  # it had said so just before the run was stopped
+        self.saved = time.monotonic()
+        self.signals.deferred = True
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save if it is time to; the last group of an epoch waits for the epoch's end."""
+        if batch_idx + 1 == trainer.num_training_batches:
+            return
+        if self.signals.number is not None or time.monotonic() - self.saved >= self.every_s:
+            self.save(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save."""
+        self.save(trainer)
+
+    def save(self, trainer: L.Trainer) -> None:
+        """Save, and stop if a signal came.
+
+        Raises:
+            Interrupted: one did.
+        """
+        trainer.save_checkpoint(self.folder / LAST)
+        self.saved = time.monotonic()
+        self.signals.check()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Let signals stop the program at once again."""
+        self.signals.deferred = False
+        self.signals.check()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Let signals stop the program at once again."""
+        self.signals.deferred = False

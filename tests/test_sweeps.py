@@ -1,0 +1,65 @@
+"""Sweeps that are stopped and started again, and jobs that share the cores."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fmnist_lit import sweeps
+from fmnist_lit.errors import UsageError
+from tests.conftest import SMALL
+from tests.test_command_line import train
+
+
+def test_a_sweep_with_a_name_does_what_is_missing(tmp_path: Path) -> None:
+    """Of three jobs one is finished, one was stopped, one was never started."""
+    command = ("-m", *SMALL, "model=mlp4,cnn_a,cnn_c", "debug=fast", f"output_dir={tmp_path}", "name=night")
+    first = train(*command)
+    assert first.returncode == 0, first.stderr
+    jobs = [tmp_path / "sweeps" / "night" / str(number) for number in range(3)]
+    figures = [json.loads((job / "metrics.json").read_bytes()) for job in jobs]
+    before = (jobs[0] / "metrics.json").stat()
+    (jobs[1] / "metrics.json").unlink()
+    for path in sorted(jobs[2].rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+
+    again = train(*command)
+    assert again.returncode == 0, again.stderr
+    assert "Job 0 is finished already." in again.stdout
+    assert "Resumed from" in again.stdout
+    assert "3 jobs, best validation accuracy first" in again.stdout
+    assert (jobs[0] / "metrics.json").stat() == before
+    for job, kept in zip(jobs, figures, strict=True):
+        now = json.loads((job / "metrics.json").read_bytes())
+        assert now["test"] == kept["test"]
+
+    other = train(*command, "optim.lr=0.5")
+    assert other.returncode == 2
+    assert other.stderr == (
+        "error: name=night: a sweep of that name ran with another command: optim.lr=0.5 is new.\n"
+    )
+
+
+def test_a_change_in_conf_is_named_and_how_a_sweep_runs_may_change(tmp_path: Path) -> None:
+    config: dict[str, Any] = {"optim": {"lr": 0.1, "momentum": 0.9}, "threads": 1}
+    sweeps.begin(tmp_path / "a", "a", ["seed=0,1"], config)
+    command = ["seed=0,1", "threads=2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    sweeps.begin(tmp_path / "a", "a", command, config | {"threads": 2})
+    with pytest.raises(UsageError, match=r"optim\.lr was 0\.1, is 0\.2"):
+        sweeps.begin(tmp_path / "a", "a", ["seed=0,1"], {"optim": {"lr": 0.2, "momentum": 0.9}})
+
+
+@pytest.mark.parametrize(
+    ("n_jobs", "threads"), [(1, 8), (2, 4), (3, 2), (-1, 1), (-2, 1), (16, 1), (None, 8)]
+)
+def test_jobs_at_a_time_share_the_cores(
+    n_jobs: int | None, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    target = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
+    assert sweeps.threads_for({"_target_": target, "n_jobs": n_jobs}) == threads
+    assert (
+        sweeps.threads_for({"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}) is None
+    )
