@@ -1,0 +1,106 @@
+"""What holds for any split, batch size, patch size and augmentation; hypothesis looks for a counterexample."""
+
+from itertools import chain
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+from fmnist_lit.data.augment import Augmentation, batch_generator
+from fmnist_lit.data.loader import BatchGroups, BatchLoader
+from fmnist_lit.data.split import stratified_split
+from fmnist_lit.models.patching import cut, join
+
+settings.register_profile("here", deadline=None, max_examples=60, derandomize=True)
+settings.load_profile("here")
+
+SEEDS = some.integers(0, 2**32 - 1)
+CPU = torch.device("cpu")
+
+
+@given(
+    labels=some.lists(some.integers(0, 9), min_size=1, max_size=300),
+    fraction=some.floats(0, 0.99),
+    seed=SEEDS,
+)
+def test_a_split_has_every_index_once_and_each_class_by_its_share(
+    labels: list[int], fraction: float, seed: int
+) -> None:
+    of = torch.tensor(labels)
+    kept, held_out = stratified_split(of, fraction, seed)
+    assert sorted([*kept.tolist(), *held_out.tolist()]) == list(range(len(labels)))
+    for label in set(labels):
+        assert int((of[held_out] == label).sum()) == round(labels.count(label) * fraction)
+    again = stratified_split(of, fraction, seed)
+    assert torch.equal(again[0], kept)
+
+
+def numbered(count: int, batch_size: int, seed: int, epoch: int) -> BatchLoader:
+    """Return a loader whose labels are the images' indices."""
+    images = torch.zeros(count, 28, 28, dtype=torch.uint8)
+    return BatchLoader(images, torch.arange(count), batch_size, "none", seed, lambda: epoch)
+
+
+@given(
+    count=some.integers(1, 200),
+    batch_size=some.integers(1, 210),
+    size=some.integers(1, 9),
+    seed=SEEDS,
+    epoch=some.integers(0, 1000),
+    done=some.integers(0, 300),
+)
+def test_a_loader_gives_every_index_once_an_epoch_wherever_it_was_resumed(
+    count: int, batch_size: int, size: int, seed: int, epoch: int, done: int
+) -> None:
+    loader = numbered(count, batch_size, seed, epoch)
+    batches = [labels.tolist() for _, labels in loader]
+    assert len(batches) == len(loader)
+    assert sorted(chain.from_iterable(batches)) == list(range(count))
+    assert {len(batch) for batch in batches[:-1]} <= {batch_size}
+    assert [labels.tolist() for _, labels in loader.batches(done)] == batches[done:]
+
+    groups = BatchGroups(loader, size)
+    assert [labels.tolist() for group in groups for _, labels in group] == batches
+    behind = min(done, len(groups))
+    rest = BatchGroups(loader, size, lambda: behind)
+    assert [labels.tolist() for group in rest for _, labels in group] == batches[behind * size :]
+
+
+@given(n=some.integers(1, 5), size=some.sampled_from([1, 2, 4, 7, 14, 28]), seed=SEEDS)
+def test_patches_can_be_put_together_again(n: int, size: int, seed: int) -> None:
+    images = torch.rand(n, 1, 28, 28, generator=torch.Generator().manual_seed(seed))
+    patches = cut(images, size)
+    assert patches.shape == (n, (28 // size) ** 2, size * size)
+    assert torch.equal(join(patches), images)
+
+
+@given(
+    augmentation=some.builds(
+        Augmentation,
+        shift=some.integers(0, 27),
+        flip=some.floats(0, 1),
+        rotation=some.floats(0, 180),
+        zoom=some.floats(0, 0.99),
+        noise=some.floats(0, 2),
+        erasing=some.floats(0, 1),
+    ),
+    n=some.integers(1, 20),
+    seed=SEEDS,
+    epoch=some.integers(0, 1000),
+    batch=some.integers(0, 10_000),
+)
+def test_augmentation_keeps_shape_and_range_and_repeats_itself(
+    augmentation: Augmentation, n: int, seed: int, epoch: int, batch: int
+) -> None:
+    images = torch.randint(
+        0, 256, (n, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
+    before = images.clone()
+    changed = augmentation(images, batch_generator(CPU, seed, epoch, batch))
+    assert changed.shape == images.shape
+    assert changed.dtype == torch.float32
+    assert changed.isfinite().all()
+    assert changed.min() >= 0
+    assert changed.max() <= 255.01  # an interpolation's last digit
+    assert torch.equal(augmentation(images, batch_generator(CPU, seed, epoch, batch)), changed)
+    assert torch.equal(images, before)
