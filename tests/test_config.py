@@ -19,10 +19,11 @@ GROUPS = {
     folder.name: sorted(
         str(path.relative_to(folder).with_suffix(""))
         for path in folder.rglob("*.yaml")
-        if not path.stem.startswith("_")  # a base that others share
+        # A base that others share starts with _; what a search found is its user's own.
+        if not path.stem.startswith("_") and path.parent.name != "tuned"
     )
     for folder in sorted(CONF.iterdir())
-    if folder.is_dir() and folder.name != "hydra"
+    if folder.is_dir() and folder.name not in ("hydra", "search")
 }
 OPTIONS = [(group, option) for group, options in GROUPS.items() for option in options]
 WHOLE = ("experiment", "sweep")
