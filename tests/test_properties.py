@@ -1,4 +1,4 @@
-"""What holds for any split, batch size, patch size and augmentation; hypothesis looks for a counterexample."""
+"""What holds for any split, batch size, patch size and augmentation; hypothesis looks for exceptions."""
 
 from itertools import chain
 
