@@ -44,11 +44,11 @@ def test_a_sweep_with_a_name_does_what_is_missing(tmp_path: Path) -> None:
 
 def test_a_change_in_conf_is_named_and_how_a_sweep_runs_may_change(tmp_path: Path) -> None:
     config: dict[str, Any] = {"optim": {"lr": 0.1, "momentum": 0.9}, "threads": 1}
-    sweeps.begin(tmp_path / "a", "a", ["seed=0,1"], config)
+    sweeps.begin_sweep(tmp_path / "a", "a", ["seed=0,1"], config)
     command = ["seed=0,1", "threads=2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    sweeps.begin(tmp_path / "a", "a", command, config | {"threads": 2})
+    sweeps.begin_sweep(tmp_path / "a", "a", command, config | {"threads": 2})
     with pytest.raises(UsageError, match=r"optim\.lr was 0\.1, is 0\.2"):
-        sweeps.begin(tmp_path / "a", "a", ["seed=0,1"], {"optim": {"lr": 0.2, "momentum": 0.9}})
+        sweeps.begin_sweep(tmp_path / "a", "a", ["seed=0,1"], {"optim": {"lr": 0.2, "momentum": 0.9}})
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_a_study_beats_its_start_goes_on_and_ends_as_an_experiment(
     written = (tmp_path / "tuned" / "space.yaml").read_text()
     assert f"val accuracy {study.best_value:.4f}" in written
     values = [f"{key}={value}" for key, value in study.best_params.items()]
-    config, _ = compose_config([*read_search(space, SMALL).overrides, *values])
+    config, _, _ = compose_config([*read_search(space, SMALL).overrides, *values])
     assert composed_from(written, tmp_path) | {"threads": 1} == {
         k: v for k, v in config.items() if k != "experiment"
     }

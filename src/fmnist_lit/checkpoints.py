@@ -84,6 +84,37 @@ def newest_whole(run: Path) -> Path | None:
     return previous if is_whole(previous) else None
 
 
+class StopWhenDiverged(L.Callback):
+    """Ends a run at the first loss that is no number, before a checkpoint of it is kept."""
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the losses of the last group of steps.
+
+        Raises:
+            UserError: one is infinite or not a number.
+        """
+        assert isinstance(pl_module, Classifier)
+        losses = torch.stack([loss for loss, _ in pl_module.group])
+        wrong = (~losses.isfinite()).nonzero()
+        if not len(wrong):
+            return
+        first = int(wrong[0])
+        step = trainer.global_step - len(losses) + first + 1
+        raise UserError(
+            f"the training loss is {losses[first].item()} at step {step} (epoch {trainer.current_epoch + 1}, "
+            f"learning rate {pl_module.group[first][1]:g}): training diverged. Try a lower learning rate: "
+            f"optim.lr=... {last_good(Path(trainer.default_root_dir))}"
+        )
+
+
+def last_good(run: Path) -> str:
+    """Say which checkpoint of a run is still good."""
+    last = run / "checkpoints" / LAST
+    return f"Last good checkpoint: {last}" if last.exists() else "There is no checkpoint before that."
+
+
 class ResumePoints(Checkpoint):
     """Saves ``last.ckpt`` after each epoch, and within it when enough time has passed or a signal came.
 

@@ -3,10 +3,12 @@
 Nothing heavy is imported here, so that a mistake is answered at once.
 """
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from re import fullmatch
 from typing import Any, NamedTuple
 
+from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 
 from fmnist_lit.build import TARGETS
@@ -198,6 +200,12 @@ FIXED = (
     *(f"{group}._target_" for group in ("data.images", "patch", "model", "optim", "schedule")),
     "optim.lr",
 )
+
+
+def origin(hydra: DictConfig | HydraConf) -> tuple[dict[str, str], str]:
+    """Return the option chosen of each group, and the command, from Hydra's own node of a config."""
+    options = {str(group): option for group, option in hydra.runtime.choices.items() if "/" not in str(group)}
+    return options, shlex.join(["python", "train.py", *hydra.overrides.task])
 
 
 def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

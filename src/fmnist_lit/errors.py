@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
+from fmnist_lit.interrupt import Interrupted
+
 
 class UserError(Exception):
     """A failure with a message for the user, who needs no traceback. Exit status 1."""
@@ -37,6 +39,9 @@ def exit_status(work: Callable[[], None]) -> int:
     except OSError as error:
         print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
         return 1
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+        return error.status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -23,12 +23,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from fmnist_lit.config import check, resolved
+from fmnist_lit.config import check, origin, resolved
 from fmnist_lit.errors import UsageError, UserError, choices
 from fmnist_lit.interrupt import Interrupted, own_signals
 from fmnist_lit.resume import named_run, resume
 from fmnist_lit.storage import write_json
-from fmnist_lit.sweeps import FILE, begin, refuse_other, threads_for
+from fmnist_lit.sweeps import SWEEP_FILE, begin_sweep, refuse_other_job, threads_for
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Command(Callback):
             if config.name is None:
                 refuse_used(Command.sweep, "*/config.yaml", "hydra.sweep.dir")
             else:
-                begin(Command.sweep, config.name, config.hydra.overrides.task, resolved(config))
+                begin_sweep(Command.sweep, config.name, config.hydra.overrides.task, resolved(config))
         except UserError as error:
             sys.exit(say(error, status=2))
 
@@ -113,22 +113,25 @@ def run_job(cfg: DictConfig) -> float | None:
         check(config)
         started = hydra.mode == RunMode.MULTIRUN and (directory / "config.yaml").exists()
         if started:
-            refuse_other(directory, config)
+            refuse_other_job(directory, config)
         if started and (directory / "metrics.json").exists():
             log.info("Job %s is finished already.", hydra.job.num)
             return result(json.loads((directory / "metrics.json").read_bytes()))
         from fmnist_lit.run import run  # PyTorch is imported here, after the check
 
-        command = shlex.join(["python", "train.py", *hydra.overrides.task])
-        groups = {key: value for key, value in hydra.runtime.choices.items() if "/" not in key}
-        metrics = run(config, directory, groups, command, resumed=started)
+        metrics = run(config, directory, *origin(hydra), resumed=started)
         (directory / "failure.json").unlink(missing_ok=True)  # of an earlier attempt
     except Exception as error:
-        reason = {"reason": message(error), "traceback": "".join(traceback.format_exception(error))}
-        write_json(directory / "failure.json", reason)
+        keep_failure(directory, error)
         Command.status = say(error, status=1)
         return None
     return result(metrics)
+
+
+def keep_failure(directory: Path, error: Exception) -> None:
+    """Write the reason why a run failed into its directory."""
+    reason = {"reason": message(error), "traceback": "".join(traceback.format_exception(error))}
+    write_json(directory / "failure.json", reason)
 
 
 def result(metrics: Mapping[str, Any]) -> float:
@@ -214,7 +217,10 @@ def go_on(directory: Path) -> int:
     Command.run = directory
     try:
         resume(directory)
+    except UsageError as error:  # there is nothing to go on with
+        return say(error, status=2)
     except Exception as error:
+        keep_failure(directory, error)
         return say(error, status=1)
     return 0
 
@@ -235,5 +241,5 @@ def call_hydra(train: Callable[[], Any]) -> None:
 def remove_empty_sweep() -> None:
     """Remove the folder of a sweep that was refused before its first job."""
     sweep = Command.sweep
-    if sweep and sweep.is_dir() and {path.name for path in sweep.iterdir()} <= {"multirun.yaml", FILE}:
+    if sweep and sweep.is_dir() and {path.name for path in sweep.iterdir()} <= {"multirun.yaml", SWEEP_FILE}:
         shutil.rmtree(sweep)

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from fmnist_lit.config import check
+from fmnist_lit.config import check, origin
 from fmnist_lit.errors import UsageError
 
 KEY = "resume="
@@ -44,9 +44,7 @@ def resume(directory: Path) -> dict[str, Any]:
     logging.config.dictConfig(OmegaConf.to_container(hydra.job_logging, resolve=True))  # type: ignore[arg-type]
     from fmnist_lit.run import run  # PyTorch is imported here, after the check
 
-    choices = {str(key): value for key, value in hydra.runtime.choices.items() if "/" not in str(key)}
-    command = shlex.join(["python", "train.py", *hydra.overrides.task])
-    metrics = run(config, directory, choices, command, resumed=True)
+    metrics = run(config, directory, *origin(hydra), resumed=True)
     (directory / "failure.json").unlink(missing_ok=True)
     return metrics
 

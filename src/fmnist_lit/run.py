@@ -2,6 +2,7 @@
 
 import fcntl
 import logging
+import os
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,11 +19,11 @@ from torch.optim import Optimizer
 
 from fmnist_lit import provenance, tensorboard
 from fmnist_lit.build import build
-from fmnist_lit.checkpoints import PREVIOUS, ResumePoints, WholeCheckpoints, newest_whole
+from fmnist_lit.checkpoints import PREVIOUS, ResumePoints, StopWhenDiverged, WholeCheckpoints, newest_whole
 from fmnist_lit.classifier import Classifier
 from fmnist_lit.data.datamodule import DataModule
 from fmnist_lit.errors import UsageError, UserError
-from fmnist_lit.history import History, StopWhenDiverged, require_finite
+from fmnist_lit.history import History, require_finite
 from fmnist_lit.interrupt import Signals, own_signals
 from fmnist_lit.models.compute import training_flop
 from fmnist_lit.models.fast import prepare
@@ -95,7 +96,7 @@ def train_and_test(
     checkpoint = newest_whole(directory) if resumed else None
     if resumed:
         log.info("Resumed from %s", checkpoint or "the start: there is no whole checkpoint.")
-    trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint)
     keep_last_as_best(directory)
     load_weights(classifier, directory / "checkpoints" / "best.ckpt")
     trainer.test(classifier, datamodule=data, verbose=False)
@@ -246,11 +247,14 @@ def monitoring_callbacks(config: Mapping[str, Any], directory: Path) -> list[L.C
 
 
 def keep_last_as_best(directory: Path) -> None:
-    """Copy the last checkpoint where no validation data chose a best one; drop the one before it."""
-    (directory / "checkpoints" / PREVIOUS).unlink(missing_ok=True)
+    """Take the last checkpoint where no validation data chose a best one; drop what only a resume needs."""
     best, last = (directory / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
     if not best.exists():
-        shutil.copyfile(last, best)
+        copy = best.with_suffix(".part")
+        shutil.copyfile(last, copy)
+        os.replace(copy, best)
+    for leftover in (best.with_name(PREVIOUS), *best.parent.glob("*.part")):
+        leftover.unlink(missing_ok=True)
 
 
 def load_weights(classifier: Classifier, checkpoint: Path) -> None:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fmnist_lit import launch  # registers the resolvers that conf/ uses
-from fmnist_lit.config import INCIDENTAL, check, resolved
+from fmnist_lit.config import INCIDENTAL, check, origin, resolved
 from fmnist_lit.errors import UsageError, UserError, choices
 from fmnist_lit.run import run
 from fmnist_lit.storage import write_json
@@ -92,8 +92,8 @@ def suggest(trial: optuna.Trial, space: Mapping[str, Mapping[str, Any]]) -> dict
     return values
 
 
-def compose_config(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Compose and check a config: its values, and the option chosen of each group.
+def compose_config(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str], str]:
+    """Compose and check a config: its values, the option chosen of each group, and the command.
 
     Raises:
         UsageError: it cannot be composed, or cannot work.
@@ -101,14 +101,14 @@ def compose_config(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, 
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             composed = compose("config", list(overrides), return_hydra_config=True)
-        groups = {k: str(v) for k, v in composed.hydra.runtime.choices.items() if "/" not in k and v}
+        groups, command = origin(composed.hydra)
         config = resolved(composed)
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(launch.message(error)) from error
     check(config)
     if config["data"]["val_fraction"] == 0:
         raise UsageError("data.val_fraction=0: a search needs validation data.")
-    return config, groups
+    return config, groups, command
 
 
 class Pruning(L.Callback):
@@ -133,11 +133,9 @@ def objective(search: Search, folder: Path) -> Callable[[optuna.Trial], float]:
 
     def train(trial: optuna.Trial) -> float:
         chosen = [f"{key}={value}" for key, value in suggest(trial, search.space).items()]
-        overrides = [*search.overrides, *chosen]
-        config, groups = compose_config(overrides)
+        config, groups, command = compose_config([*search.overrides, *chosen])
         directory = folder / str(trial.number)
         directory.mkdir(parents=True)
-        command = " ".join(["python train.py", *overrides])
         try:
             metrics = run(config, directory, groups, command, callbacks=[Pruning(trial)])
         except (UserError, optuna.TrialPruned) as error:  # a rate at which training diverges is no better
@@ -182,7 +180,7 @@ def optimize(
 def experiment(search: Search, best: Mapping[str, Any], header: str) -> str:
     """Return the best trial as an experiment's config, which ``train.py experiment=...`` runs."""
     settings = dict(item.split("=", 1) for item in search.overrides) | dict(best)
-    _, groups = compose_config([f"{key}={value}" for key, value in settings.items()])
+    _, groups, _ = compose_config([f"{key}={value}" for key, value in settings.items()])
     chosen = {key: value for key, value in settings.items() if key in groups}
     values = OmegaConf.from_dotlist(
         [

@@ -10,12 +10,9 @@ from pathlib import Path
 from typing import Any
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under another name and rename it, so that no reader and no crash finds half of it.
-
-    Raises:
-        OSError: the folder is missing or full; nothing is left behind.
-    """
+@contextmanager
+def written_beside(path: Path, content: bytes) -> Iterator[str]:
+    """Give a whole file under another name in the same folder; what the caller does not rename is removed."""
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -23,10 +20,19 @@ def write_whole(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
+        yield temporary
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file under another name and rename it, so that no reader and no crash finds half of it.
+
+    Raises:
+        OSError: the folder is missing or full; nothing is left behind.
+    """
+    with written_beside(path, content) as temporary:
         os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def write_new(path: Path, content: bytes) -> None:
@@ -36,16 +42,8 @@ def write_new(path: Path, content: bytes) -> None:
         FileExistsError: there is one.
         OSError: the folder is missing or full; nothing is left behind.
     """
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+    with written_beside(path, content) as temporary:
         os.link(temporary, path)
-    finally:
-        os.unlink(temporary)
 
 
 def write_json(path: Path, value: Any) -> None:

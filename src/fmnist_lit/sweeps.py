@@ -12,10 +12,10 @@ from fmnist_lit.config import INCIDENTAL, leaves
 from fmnist_lit.errors import UsageError, UserError
 from fmnist_lit.storage import write_json
 
-FILE = "sweep.json"
+SWEEP_FILE = "sweep.json"
 
 
-def begin(directory: Path, name: str, overrides: Sequence[str], config: Mapping[str, Any]) -> None:
+def begin_sweep(directory: Path, name: str, overrides: Sequence[str], config: Mapping[str, Any]) -> None:
     """Start a named sweep, or go on with it.
 
     Args:
@@ -26,8 +26,8 @@ def begin(directory: Path, name: str, overrides: Sequence[str], config: Mapping[
         UsageError: another sweep has that name; the message says what differs.
     """
     swept = [item for item in overrides if not item.startswith("hydra") and key_of(item) not in INCIDENTAL]
-    now: dict[str, Any] = {"overrides": sorted(swept), "config": what(config)}
-    file = directory / FILE
+    now: dict[str, Any] = {"overrides": sorted(swept), "config": decisive(config)}
+    file = directory / SWEEP_FILE
     if not file.exists():
         directory.mkdir(parents=True, exist_ok=True)
         write_json(file, now)
@@ -45,7 +45,7 @@ def key_of(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 
 
-def what(config: Mapping[str, Any]) -> dict[str, Any]:
+def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return all keys that say what is computed, not where and how fast."""
     return {key: value for key, value in leaves(config) if key not in INCIDENTAL}
 
@@ -56,7 +56,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return [f"{key} was {before.get(key)}, is {now.get(key)}" for key in keys]
 
 
-def refuse_other(directory: Path, config: Mapping[str, Any]) -> None:
+def refuse_other_job(directory: Path, config: Mapping[str, Any]) -> None:
     """Refuse to go on with a job that was another one.
 
     Raises:
@@ -64,7 +64,7 @@ def refuse_other(directory: Path, config: Mapping[str, Any]) -> None:
     """
     before = OmegaConf.to_container(OmegaConf.load(directory / "config.yaml"), resolve=True)
     assert isinstance(before, dict)
-    changes = differences(what({str(key): value for key, value in before.items()}), what(config))
+    changes = differences(decisive({str(key): value for key, value in before.items()}), decisive(config))
     if changes:
         raise UserError(f"{directory} holds a job of another config: {'; '.join(changes)}.")
 
