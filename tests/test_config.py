@@ -49,11 +49,11 @@ def is_allowed(job: Job) -> bool:
 
 
 def allowed_pairs() -> set[frozenset[Option]]:
-    """Pair every option with every one of another group, but for what is refused (and trainer=ddp).
+    """Pair every option with every one of another group, but for what is refused.
 
     Experiments and sweeps are left out: they choose from all groups already.
     """
-    options = [option for option in OPTIONS if option != ("trainer", "ddp") and option[0] not in WHOLE]
+    options = [option for option in OPTIONS if option[0] not in WHOLE]
     pairs = (pair for pair in combinations(options, 2) if pair[0][0] != pair[1][0])
     return {frozenset(pair) for pair in pairs if is_allowed(dict(pair))}
 
@@ -66,9 +66,7 @@ def pairwise_jobs() -> list[Job]:
         for group in GROUPS:
             if group in job or group in WHOLE:
                 continue
-            options = [
-                o for o in GROUPS[group] if (group, o) != ("trainer", "ddp") and is_allowed(job | {group: o})
-            ]
+            options = [o for o in GROUPS[group] if is_allowed(job | {group: o})]
             job[group] = max(
                 options, key=lambda o: sum(frozenset([(group, o), i]) in left for i in job.items())
             )
@@ -164,8 +162,7 @@ def test_every_option_composes_and_every_key_of_it_has_a_rule(group: str, option
         assert key.startswith("model.patch.") or key in RULES, f"config.RULES has no row for {key}"
         if key.endswith("_target_"):
             assert value in TARGETS
-    if (group, option) != ("trainer", "ddp"):
-        check(config)
+    check(config)
 
 
 def test_every_pair_of_options_builds(composed: Any) -> None:
@@ -240,7 +237,8 @@ FAULTS = {
     "trainer.max_epochs=-3": ["trainer.max_epochs=-3", "1 or more"],
     "trainer.max_epochs=2.5": ["trainer.max_epochs=2.5", "whole number"],
     "trainer.max_epochs=true": ["trainer.max_epochs=True", "whole number"],
-    "trainer=ddp": ["several devices", "trainer=auto"],
+    "trainer.devices=2": ["2 ranks", "trainer=ddp"],
+    "trainer=ddp data.batch_size=1": ["data.batch_size=1", "2 ranks"],
     "data.val_fraction=1.5": ["data.val_fraction=1.5", "less than 1"],
     "data.val_fraction=some": ["data.val_fraction=some", "a number"],
     "data.normalization=standart": ["data.normalization=standart", "standard, unit, none"],
@@ -265,7 +263,7 @@ FAULTS = {
     "optim=nesterov optim.momentum=0": ["optim.nesterov", "optim.momentum"],
     "optim=adam optim.betas=[0.9]": ["optim.betas=[0.9]", "2 elements"],
     "init.linear=xavier": ["init.linear=xavier", "xavier_uniform"],
-    "trainer.strategy=ddp": ["several devices"],
+    "trainer.strategy=dp": ["trainer.strategy=dp", "auto, ddp"],
     "optim._target_=os.system": ["optim._target_=os.system", "target"],
     "+foo=1": ["foo", "no such key"],
     "+optim.momentun=0.8": ["optim.momentun", "Did you mean momentum?"],

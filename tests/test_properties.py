@@ -10,6 +10,7 @@ from fmnist_lit.data.augment import Augmentation, batch_generator
 from fmnist_lit.data.loader import BatchGroups, BatchLoader
 from fmnist_lit.data.split import stratified_split
 from fmnist_lit.models.patching import cut, join
+from fmnist_lit.ranks.exchange import Ranks
 
 settings.register_profile("here", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("here")
@@ -64,6 +65,29 @@ def test_a_loader_gives_every_index_once_an_epoch_wherever_it_was_resumed(
     behind = min(done, len(groups))
     rest = BatchGroups(loader, size, lambda: behind)
     assert [labels.tolist() for group in rest for _, labels in group] == batches[behind * size :]
+
+
+@given(
+    count=some.integers(1, 200),
+    batch_size=some.integers(1, 210),
+    ranks=some.integers(1, 9),
+    seed=SEEDS,
+    epoch=some.integers(0, 1000),
+)
+def test_ranks_together_get_the_batches_of_one_process(
+    count: int, batch_size: int, ranks: int, seed: int, epoch: int
+) -> None:
+    whole = [labels.tolist() for _, labels in numbered(count, batch_size, seed, epoch)]
+    shares = []
+    for rank in range(ranks):
+        loader = numbered(count, batch_size, seed, epoch)
+        loader.share = Ranks(rank, ranks).share
+        shares.append([labels.tolist() for _, labels in loader])
+    for batch, *parts in zip(whole, *shares, strict=True):
+        assert list(chain.from_iterable(parts)) == batch
+        sizes = [len(part) for part in parts]
+        assert sizes == sorted(sizes, reverse=True)
+        assert sizes[0] - sizes[-1] <= 1
 
 
 @given(n=some.integers(1, 5), size=some.sampled_from([1, 2, 4, 7, 14, 28]), seed=SEEDS)

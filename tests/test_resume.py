@@ -46,16 +46,15 @@ def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def at_group(monkeypatch: pytest.MonkeyPatch, group: int, event: Callable[[], None]) -> None:
     """Let something happen in the middle of a group, counted from the start of the run."""
-    step, count = Classifier.step, [0]
+    backward_pass, count = Classifier.backward_pass, [0]
 
-    def counted(self: Classifier, batch: Any, part: str, mirrored: bool = False) -> Any:
-        if part == "train" and self.training:
-            count[0] += 1
-            if count[0] == 2 * group + 2:
-                event()
-        return step(self, batch, part, mirrored)
+    def counted(self: Classifier, batch: Any) -> Any:
+        count[0] += 1
+        if count[0] == 2 * group + 2:
+            event()
+        return backward_pass(self, batch)
 
-    monkeypatch.setattr(Classifier, "step", counted)
+    monkeypatch.setattr(Classifier, "backward_pass", counted)
 
 
 def die() -> None:

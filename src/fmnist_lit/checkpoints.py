@@ -16,14 +16,37 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from fmnist_lit.classifier import Classifier, Tally
 from fmnist_lit.errors import UserError
 from fmnist_lit.interrupt import Signals
+from fmnist_lit.ranks.exchange import ALONE, Ranks
 
 log = logging.getLogger(__name__)
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+RANK_SEED = 1_000_003  # apart by more than anybody's seeds
+
+
+def random_state() -> dict[str, Any]:
+    """Return the state of PyTorch's random numbers in this process."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Go on drawing from there."""
+    torch.set_rng_state(state["cpu"])
+    if torch.cuda.is_available() and state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint under another name and renames it: a killed run leaves no half of one."""
+    """Writes a checkpoint under another name and renames it: a killed run leaves no half of one.
+
+    Args:
+        writes: False where another rank does.
+    """
+
+    def __init__(self, writes: bool) -> None:
+        super().__init__()
+        self.writes = writes
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Save whole or not at all; the last checkpoint but one is kept beside the last.
@@ -31,6 +54,8 @@ class WholeCheckpoints(TorchCheckpointIO):
         Raises:
             UserError: it cannot be written.
         """
+        if not self.writes:
+            return
         path = Path(path)
         temporary = path.with_suffix(".part")
         try:
@@ -125,11 +150,14 @@ class ResumePoints(Checkpoint):
         folder: of the checkpoints.
         every_s: largest time between two checkpoints, in seconds; a group of batches more, or a validation.
         signals: that may ask to stop.
+        ranks: that train together; they save and stop together.
     """
 
-    def __init__(self, folder: Path, every_s: float, signals: Signals) -> None:
+    def __init__(self, folder: Path, every_s: float, signals: Signals, ranks: Ranks = ALONE) -> None:
+        self.ranks = ranks
         self.folder, self.every_s, self.signals = folder, every_s, signals
         self.started = self.saved = time.monotonic()
+        self.due: int = False
         self.state: Mapping[str, Any] | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -140,8 +168,7 @@ class ResumePoints(Checkpoint):
     def state_dict(self) -> dict[str, Any]:
         """Return what Lightning does not save."""
         return {
-            "random": torch.get_rng_state(),
-            "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "random": self.ranks.gather(random_state()),
             "seconds": self.seconds,
             "tally": self.classifier.tallies["train"].state(),
         }
@@ -160,12 +187,12 @@ class ResumePoints(Checkpoint):
         """Restore, and let signals wait for the end of a step from now on."""
         if self.state is not None:
             self.classifier.tallies["train"] = Tally.of(self.state["tally"], pl_module.device)
-            torch.set_rng_state(self.state["random"])
-            if torch.cuda.is_available():
-                torch.cuda.set_rng_state_all(self.state["cuda_random"])
+            set_random_state(self.state["random"][self.ranks.rank])
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, EarlyStopping) and callback.wait_count >= callback.patience:
                     trainer.should_stop = True  # it had said so just before the run was stopped
+        elif self.ranks.rank:  # all have drawn the same weights; their dropout is to differ
+            torch.manual_seed(torch.initial_seed() + RANK_SEED * self.ranks.rank)
         self.saved = time.monotonic()
         self.signals.deferred = True
 
@@ -175,11 +202,19 @@ class ResumePoints(Checkpoint):
         """Save if it is time to; the last group of an epoch waits for the epoch's end."""
         if batch_idx + 1 == trainer.num_training_batches:
             return
-        if self.signals.number is not None or time.monotonic() - self.saved >= self.every_s:
+        self.agree()
+        if self.signals.number is not None or self.due:
             self.save(trainer)
+
+    def agree(self) -> None:
+        """Ask whether it is time to save, and whether to stop; all ranks must do the same."""
+        due = time.monotonic() - self.saved >= self.every_s
+        number, self.due = self.ranks.largest([self.signals.number or 0, due])
+        self.signals.number = number or None
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save."""
+        self.agree()
         self.save(trainer)
 
     def save(self, trainer: L.Trainer) -> None:

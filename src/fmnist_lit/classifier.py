@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fmnist_lit.data.loader import Batch
+from fmnist_lit.ranks.exchange import ALONE, Counts, Ranks
 from fmnist_lit.schedules import Schedule
 
 SUMS = ("batch_losses", "losses", "hits")
@@ -21,7 +22,7 @@ class Tally:
     """Loss and hits of an epoch, summed in tensors on the device, so that no step waits for a number."""
 
     def __init__(self, device: torch.device) -> None:
-        self.images = 0
+        self.images: Tensor | int = 0  # a tensor where ranks count together
         # Of single precision, 1,875 losses would be added to four digits only.
         self.batch_losses = torch.zeros((), dtype=torch.float64, device=device)
         self.losses = torch.zeros((), dtype=torch.float64, device=device)
@@ -38,19 +39,27 @@ class Tally:
 
     def state(self) -> dict[str, Any]:
         """Return the sums so far, to be kept."""
-        return {"images": self.images} | {name: getattr(self, name).clone() for name in SUMS}
+        return {"images": int(self.images)} | {name: getattr(self, name).clone() for name in SUMS}
 
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Count one batch, whose mean loss is given."""
-        loss = loss.detach()
-        self.images += len(labels)
+    def add(self, counts: Counts) -> None:
+        """Count one batch."""
+        loss, hits, images = counts
+        self.images += images
         self.batch_losses += loss
-        self.losses += loss * len(labels)  # the last batch may be smaller and must weigh less
-        self.hits += (logits.argmax(1) == labels).sum()
+        self.losses += loss * images  # the last batch may be smaller and must weigh less
+        self.hits += hits
+
+    def add_up(self, ranks: Ranks) -> None:
+        """Count what all ranks have counted."""
+        sums = [getattr(self, name).double() for name in SUMS]
+        sums = list(ranks.add_up(torch.stack([*sums, torch.full_like(sums[0], int(self.images))])))
+        self.images = int(sums.pop())
+        for name, total in zip(SUMS, sums, strict=True):
+            getattr(self, name).copy_(total)
 
     def figures(self) -> dict[str, float]:
         """Return ``loss`` (mean over images), ``accuracy`` and ``loss_sum`` (over batches)."""
-        images = max(self.images, 1)
+        images = max(int(self.images), 1)
         return {
             "loss": self.losses.item() / images,
             "accuracy": self.hits.item() / images,
@@ -76,6 +85,7 @@ class Classifier(L.LightningModule):
         weight_averaging: share that an exponential moving average of the weights keeps in each step; the
             average is what is evaluated and stored as the model. None means no average.
         mirror_test: test once more with the mean output of each image and its mirror image, counted apart.
+        ranks: that train together; each gets its share of every batch.
 
     A training step of Lightning is a group of ours: several batches, an optimizer's step for each.
     """
@@ -89,8 +99,10 @@ class Classifier(L.LightningModule):
         label_smoothing: float = 0.0,
         weight_averaging: float | None = None,
         mirror_test: bool = False,
+        ranks: Ranks = ALONE,
     ) -> None:
         super().__init__()
+        self.ranks = ranks
         self.mirror_test = mirror_test
         self.label_smoothing = label_smoothing
         self.automatic_optimization = False
@@ -122,8 +134,8 @@ class Classifier(L.LightningModule):
         # When to step is our business: Lightning knows no steps, only groups of them.
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.schedule["scheduler"]}}
 
-    def step(self, batch: Batch, part: str, mirrored: bool = False) -> tuple[Tensor, Tensor]:
-        """Compute loss and output of one batch and count them: the one step of all parts."""
+    def compute(self, batch: Batch, mirrored: bool = False) -> tuple[Tensor, Tensor, Counts]:
+        """Return loss, output and counts of one batch: the one step of all parts."""
         images, labels = batch
         images = images.to(self.dtype)  # float64 with trainer.precision=64-true
         model = self.model if self.training or self.averaged is None else self.averaged
@@ -131,17 +143,24 @@ class Classifier(L.LightningModule):
         if mirrored:
             output = (output + model(images.flip(3))) / 2
         loss = cross_entropy(output, labels)
-        self.tallies[part].add(loss, output, labels)
-        return loss, output
+        return loss, output, Counts(loss.detach(), (output.argmax(1) == labels).sum(), len(labels))
 
     def evaluate(self, batch: Batch, part: str, mirrored: bool = False) -> Tensor:
         """Count a batch without mixed precision: any reader of the checkpoint gets the same figures."""
         with torch.autocast(self.device.type, enabled=False):
-            return self.step(batch, part, mirrored)[1]
+            _, output, counts = self.compute(batch, mirrored)
+        self.tallies[part].add(counts)
+        return output
 
     def start(self, parts: Iterable[str]) -> None:
         """Start to count anew."""
         self.tallies.update({part: Tally(self.device) for part in parts})
+
+    def add_up(self, parts: Iterable[str]) -> None:
+        """Let every rank know what all have counted."""
+        if self.ranks.count > 1:
+            for part in parts:
+                self.tallies[part].add_up(self.ranks)
 
     def on_train_epoch_start(self) -> None:
         """Forget the last epoch's sums."""
@@ -155,12 +174,12 @@ class Classifier(L.LightningModule):
         )
         self.group = []
         for batch in group:
-            loss, output = self.step(batch, "train")
-            self.group.append((loss.detach(), optimizer.param_groups[0]["lr"]))
-            if self.label_smoothing:
-                loss = cross_entropy(output, batch[1], label_smoothing=self.label_smoothing)
             optimizer.zero_grad()
-            self.manual_backward(loss)
+            counts = self.backward_pass(batch)
+            if self.ranks.count > 1:
+                counts = self.ranks.average(self.model, counts)
+            self.tallies["train"].add(counts)
+            self.group.append((counts.loss, optimizer.param_groups[0]["lr"]))
             if self.gradient_clip_val:
                 # Lightning's own refuses fused optimizers under bf16-mixed, where nothing is scaled.
                 clip_grad_norm_(self.model.parameters(), self.gradient_clip_val)
@@ -169,6 +188,17 @@ class Classifier(L.LightningModule):
                 self.averaged.update_parameters(self.model)
             if scheduler:
                 scheduler.step()
+
+    def backward_pass(self, batch: Batch) -> Counts:
+        """Compute the gradients of one batch; return its counts."""
+        labels = batch[1]
+        if not len(labels):  # of a last batch that has fewer images than there are ranks
+            return Counts(torch.zeros((), device=self.device), torch.zeros((), device=self.device), 0)
+        loss, output, counts = self.compute(batch)
+        if self.label_smoothing:
+            loss = cross_entropy(output, labels, label_smoothing=self.label_smoothing)
+        self.manual_backward(loss)
+        return counts
 
     def on_train_epoch_end(self) -> None:
         """Let a schedule that looks at an epoch's figures see them."""
@@ -180,11 +210,16 @@ class Classifier(L.LightningModule):
         self.start(part_names(self.trainer.val_dataloaders))
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Count a batch of the part whose loader gave it."""
-        self.evaluate(batch, part_names(self.trainer.val_dataloaders)[dataloader_idx])
+        """Count a batch of the part whose loader gave it, if it is this rank's turn.
+
+        Ranks take whole batches, so that every image's output has the bits that one process gives it.
+        """
+        if batch_idx % self.ranks.count == self.ranks.rank:
+            self.evaluate(batch, part_names(self.trainer.val_dataloaders)[dataloader_idx])
 
     def on_validation_epoch_end(self) -> None:
         """Give callbacks and schedules the figures that they may monitor: of the validation data alone."""
+        self.add_up(part_names(self.trainer.val_dataloaders))
         if "val" in part_names(self.trainer.val_dataloaders):
             figures = self.tallies["val"].figures()
             self.log("val_loss", figures["loss"], logger=False)
@@ -199,9 +234,21 @@ class Classifier(L.LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Count a batch of the part whose loader gave it; keep what the model says of the test set."""
+        if batch_idx % self.ranks.count != self.ranks.rank:
+            return
         part = part_names(self.trainer.test_dataloaders)[dataloader_idx]
         output = self.evaluate(batch, part)
         if part == "test":
             self.test_outputs.append(output)
             if self.mirror_test:
                 self.evaluate(batch, "test_mirrored", mirrored=True)
+
+    def on_test_epoch_end(self) -> None:
+        """Put together what the ranks have."""
+        if self.ranks.count == 1:
+            return
+        parts = part_names(self.trainer.test_dataloaders)
+        self.add_up([*parts, "test_mirrored"] if self.mirror_test else parts)
+        outputs = self.ranks.gather([output.cpu() for output in self.test_outputs])
+        batches = sum(map(len, outputs))
+        self.test_outputs = [outputs[i % self.ranks.count][i // self.ranks.count] for i in range(batches)]

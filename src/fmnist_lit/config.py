@@ -5,6 +5,7 @@ Nothing heavy is imported here, so that a mistake is answered at once.
 
 import shlex
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from re import fullmatch
 from typing import Any, NamedTuple
 
@@ -225,6 +226,13 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
+def read_config(run: Path) -> dict[str, Any]:
+    """Return the resolved config that a run directory holds."""
+    plain = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"), resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
 def check(config: Mapping[str, Any]) -> None:
     """Check a resolved config.
 
@@ -335,7 +343,10 @@ def check_precision(config: Mapping[str, Any]) -> None:
 
 
 def check_devices(config: Mapping[str, Any]) -> None:
-    """One device, for now."""
+    """Several devices need a strategy, and each an image of every full batch."""
     trainer = config["trainer"]
-    if trainer["devices"] > 1 or trainer["num_nodes"] > 1 or trainer["strategy"] != "auto":
-        raise UsageError("training on several devices is not supported yet. Choose trainer=auto, cpu or gpu.")
+    ranks, size = trainer["devices"] * trainer["num_nodes"], config["data"]["batch_size"]
+    if ranks > 1 and trainer["strategy"] != "ddp":
+        raise UsageError(f"{ranks} ranks (trainer.devices times trainer.num_nodes) need trainer=ddp.")
+    if ranks > size:
+        raise UsageError(f"data.batch_size={size} cannot be shared by {ranks} ranks; each needs an image.")

@@ -44,8 +44,8 @@ class History(L.Callback):
     epoch, ``images_per_second`` its training steps alone.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path | None) -> None:
+        self.path = path  # None: nothing is written
         self.rows: list[dict[str, float]] = []
         self.started = self.trained = self.rate = 0.0
         self.images, self.steps_s = 0, 0.0  # of all epochs
@@ -86,12 +86,13 @@ class History(L.Callback):
             row |= {f"{part}_loss": figures["loss"], f"{part}_accuracy": figures["accuracy"]}
         steps_s = (self.trained or ended) - self.started
         train = pl_module.tallies["train"]
-        self.images, self.steps_s = self.images + train.images, self.steps_s + steps_s
+        images = int(train.images)
+        self.images, self.steps_s = self.images + images, self.steps_s + steps_s
         row |= {
             "loss_sum": train.figures()["loss_sum"],
             "learning_rate": self.rate,
             "seconds": ended - self.started,
-            "images_per_second": train.images / steps_s,
+            "images_per_second": images / steps_s,
         }
         self.add(row, trainer)
         require_finite(f"the training loss of epoch {row['epoch']}", row["train_loss"])
@@ -106,6 +107,8 @@ class History(L.Callback):
 
     def write(self) -> None:
         """Write all rows anew: a run killed here leaves a whole file."""
+        if self.path is None:
+            return
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, fieldnames=list(self.rows[0]) if self.rows else [])
         if self.rows:

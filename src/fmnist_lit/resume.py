@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from fmnist_lit.config import check, origin
+from fmnist_lit.config import check, origin, read_config
 from fmnist_lit.errors import UsageError
 
 KEY = "resume="
@@ -62,9 +62,7 @@ def read(directory: Path) -> tuple[dict[str, Any], DictConfig]:
     if (directory / "metrics.json").is_file():
         accuracy = json.loads((directory / "metrics.json").read_bytes())["test"]["accuracy"]
         raise UsageError(f"resume={directory}: this run is finished, with a test accuracy of {accuracy:.4f}.")
-    config = OmegaConf.to_container(OmegaConf.load(files[0]), resolve=True)
-    assert isinstance(config, dict)
     kept = OmegaConf.load(files[1])
     assert isinstance(kept, DictConfig)
     kept.hydra.runtime.output_dir = str(directory)  # it may have been moved
-    return {str(key): value for key, value in config.items()}, kept.hydra
+    return read_config(directory), kept.hydra

@@ -4,7 +4,6 @@ import fcntl
 import logging
 import os
 import shutil
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -13,13 +12,12 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from omegaconf import OmegaConf
 from torch.optim import Optimizer
 
 from fmnist_lit import provenance, tensorboard
 from fmnist_lit.build import build
-from fmnist_lit.checkpoints import PREVIOUS, ResumePoints, StopWhenDiverged, WholeCheckpoints, newest_whole
+from fmnist_lit.checkpoints import PREVIOUS, ResumePoints, newest_whole
 from fmnist_lit.classifier import Classifier
 from fmnist_lit.data.datamodule import DataModule
 from fmnist_lit.errors import UsageError, UserError
@@ -29,9 +27,11 @@ from fmnist_lit.models.compute import training_flop
 from fmnist_lit.models.fast import prepare
 from fmnist_lit.models.initialization import initialize
 from fmnist_lit.models.layer_table import parameter_count
-from fmnist_lit.progress import ProgressBar
+from fmnist_lit.ranks.exchange import ALONE, Ranks
+from fmnist_lit.ranks.launcher import train_on_ranks
 from fmnist_lit.report.summary import summary
 from fmnist_lit.storage import write_json, write_new
+from fmnist_lit.trainer import build_trainer, quiet_lightning
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,11 @@ def run(
     """
     if not resumed:
         claim(directory, config)
-    with alone(directory), own_signals() as signals:
+    several = config["trainer"]["devices"] * config["trainer"]["num_nodes"] > 1
+    with alone(directory) as lock, own_signals() as signals:
+        if several:
+            assert not callbacks, "ranks know nothing of them"
+            return train_on_ranks(config, directory, choices, command, signals, resumed, lock)
         return train_and_test(config, directory, choices, command, signals, resumed, callbacks)
 
 
@@ -79,25 +83,30 @@ def train_and_test(
     signals: Signals,
     resumed: bool,
     callbacks: Sequence[L.Callback],
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
-    """Do what ``run`` says, in a directory that nobody else writes into."""
+    """Do what ``run`` says, in a directory that only the first of the ranks writes into."""
     quiet_lightning()
-    torch.set_num_threads(config["threads"] or DEFAULT_THREADS)
+    torch.set_num_threads(config["threads"] or max(1, DEFAULT_THREADS // config["trainer"]["devices"]))
     L.seed_everything(config["seed"], verbose=False)
-    classifier = build_classifier(config)
-    data = build_data(config)
-    history = History(directory / "history.csv")
-    resume_points = ResumePoints(directory / "checkpoints", config["callbacks"]["save_every_s"], signals)
-    trainer = build_trainer(config, directory, history, resume_points, callbacks)
+    classifier = build_classifier(config, ranks)
+    data = build_data(config, ranks)
+    history = History(directory / "history.csv" if ranks.first else None)
+    save_every_s = config["callbacks"]["save_every_s"]
+    resume_points = ResumePoints(directory / "checkpoints", save_every_s, signals, ranks)
+    trainer = build_trainer(config, directory, history, [*callbacks, resume_points], ranks)
     log.info("Run directory: %s", directory)
     device = provenance.device_name(trainer.strategy.root_device)
+    device += f", {ranks.count} ranks" if ranks.count > 1 else ""
     log.info("Device: %s", device)
 
-    checkpoint = newest_whole(directory) if resumed else None
+    checkpoint = ranks.gather(newest_whole(directory) if resumed and ranks.first else None)[0]
     if resumed:
         log.info("Resumed from %s", checkpoint or "the start: there is no whole checkpoint.")
     trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint)
-    keep_last_as_best(directory)
+    if ranks.first:
+        keep_last_as_best(directory)
+    ranks.wait()
     load_weights(classifier, directory / "checkpoints" / "best.ckpt")
     trainer.test(classifier, datamodule=data, verbose=False)
 
@@ -116,22 +125,12 @@ def train_and_test(
         "command": command,
     }
     check_loss(config, classifier, metrics)
+    if not ranks.first:
+        return metrics
     tensorboard.log_run(trainer, classifier, data, config, choices, metrics)
     write_json(directory / "metrics.json", metrics)  # last: a run that has it is finished
     log.info("%s", summary(directory, metrics))
     return metrics
-
-
-def quiet_lightning() -> None:
-    """Leave out what Lightning says to every run: devices, tips, and its own use of deprecated names."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    for category in (DeprecationWarning, FutureWarning):
-        warnings.filterwarnings("ignore", category=category, module=r"lightning\.")
-    # A resumed run finds its own checkpoints, and its loader knows its place.
-    warnings.filterwarnings("ignore", message=".*(exists and is not empty|dataloader is not resumable).*")
-    # Nothing is logged in a step, so its interval does not matter; there may be no validation data.
-    warnings.filterwarnings("ignore", message=".*(smaller than the logging interval|across ranks is zero).*")
 
 
 def claim(directory: Path, config: Mapping[str, Any]) -> None:
@@ -145,8 +144,11 @@ def claim(directory: Path, config: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def alone(directory: Path) -> Iterator[None]:
+def alone(directory: Path) -> Iterator[int]:
     """Keep other processes out of a run directory; the lock ends with the process, however that ends.
+
+    Yields:
+        The lock's file descriptor; it lasts as long as any process that inherits it.
 
     Raises:
         UsageError: another process runs here.
@@ -156,10 +158,10 @@ def alone(directory: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UsageError(f"{directory}: this run is going on, in another process.") from error
-        yield
+        yield file.fileno()
 
 
-def build_classifier(config: Mapping[str, Any]) -> Classifier:
+def build_classifier(config: Mapping[str, Any], ranks: Ranks = ALONE) -> Classifier:
     """Build the model, draw its weights, and wrap it for training."""
     model = build(config["model"])
     initialize(model, **config["init"])
@@ -171,16 +173,18 @@ def build_classifier(config: Mapping[str, Any]) -> Classifier:
         label_smoothing=config["label_smoothing"],
         weight_averaging=config["weight_averaging"],
         mirror_test=config["augment"]["flip"] > 0,  # a network that saw no mirror images knows none
+        ranks=ranks,
     )
 
 
-def build_data(config: Mapping[str, Any]) -> DataModule:
+def build_data(config: Mapping[str, Any], ranks: Ranks = ALONE) -> DataModule:
     """Build the data module."""
     data: DataModule = build(
         config["data"],
         seed=config["seed"],
         limit_train_batches=config["trainer"]["limit_train_batches"],
         augmentation=build(config["augment"]),
+        share=ranks.share if ranks.count > 1 else None,
     )
     return data
 
@@ -190,60 +194,6 @@ def build_optimizer(config: Mapping[str, Any], parameters: Iterable[torch.nn.Par
     one_kernel = {"fused": True} if config["optim"]["_target_"] in FUSED else {}
     optimizer: Optimizer = build(config["optim"], parameters, **one_kernel)
     return optimizer
-
-
-def build_trainer(
-    config: Mapping[str, Any],
-    directory: Path,
-    history: History,
-    resume_points: ResumePoints,
-    callbacks: Sequence[L.Callback] = (),
-) -> L.Trainer:
-    """Build the trainer with its callbacks and loggers."""
-    ours = ("gradient_clip_val", "limit_train_batches")  # Lightning's unit is a group of batches
-    settings = {key: value for key, value in config["trainer"].items() if key not in ours}
-    if settings["accelerator"] == "gpu" and not torch.cuda.is_available():
-        raise UserError("trainer=gpu: PyTorch sees no CUDA device here. Choose trainer=auto or trainer=cpu.")
-    if settings["accelerator"] == "auto":
-        settings["accelerator"] = "gpu" if torch.cuda.is_available() else "cpu"
-    if settings["precision"] == "16-mixed" and settings["accelerator"] == "cpu":
-        raise UsageError("trainer.precision=16-mixed needs a GPU. On a CPU choose bf16-mixed or 32-true.")
-    loggers = [build(node, save_dir=directory) for node in config.get("logger", {}).values() if node]
-    trainer: L.Trainer = build(
-        settings,
-        logger=loggers,
-        callbacks=[
-            StopWhenDiverged(),
-            history,
-            ProgressBar(),
-            *monitoring_callbacks(config, directory),
-            *callbacks,
-            resume_points,
-        ],
-        plugins=[WholeCheckpoints()],
-        default_root_dir=directory,
-        num_sanity_val_steps=0,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    return trainer
-
-
-def monitoring_callbacks(config: Mapping[str, Any], directory: Path) -> list[L.Callback]:
-    """Build what keeps the best epoch and stops early. Without validation data the last epoch is the best."""
-    settings = config["callbacks"]
-    monitor, folder = settings["monitor"], directory / "checkpoints"  # no monitor: the last epoch is tested
-    mode = "max" if monitor == "val_accuracy" else "min"
-    callbacks: list[L.Callback] = []
-    if monitor and config["data"]["val_fraction"] > 0:
-        callbacks.append(
-            ModelCheckpoint(folder, "best", monitor=monitor, mode=mode, enable_version_counter=False)
-        )
-    if settings["patience"] is not None:
-        callbacks.append(
-            EarlyStopping(monitor, settings["min_delta"], settings["patience"], mode=mode, verbose=True)
-        )
-    return callbacks
 
 
 def keep_last_as_best(directory: Path) -> None:

@@ -108,6 +108,8 @@ def compose_config(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, 
     check(config)
     if config["data"]["val_fraction"] == 0:
         raise UsageError("data.val_fraction=0: a search needs validation data.")
+    if config["trainer"]["strategy"] == "ddp":
+        raise UsageError("trainer=ddp: a search trains on one device. Start a worker for each instead.")
     return config, groups, command
 
 

@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from fmnist_lit.config import INCIDENTAL, leaves
+from fmnist_lit.config import INCIDENTAL, leaves, read_config
 from fmnist_lit.errors import UsageError, UserError
 from fmnist_lit.storage import write_json
 
@@ -62,9 +60,7 @@ def refuse_other_job(directory: Path, config: Mapping[str, Any]) -> None:
     Raises:
         UserError: it was; the message says what differs.
     """
-    before = OmegaConf.to_container(OmegaConf.load(directory / "config.yaml"), resolve=True)
-    assert isinstance(before, dict)
-    changes = differences(decisive({str(key): value for key, value in before.items()}), decisive(config))
+    changes = differences(decisive(read_config(directory)), decisive(config))
     if changes:
         raise UserError(f"{directory} holds a job of another config: {'; '.join(changes)}.")
 

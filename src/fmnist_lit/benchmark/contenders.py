@@ -22,6 +22,7 @@ from fmnist_lit.data.datamodule import DataModule
 from fmnist_lit.data.images import PIXEL_MEAN, PIXEL_STD
 from fmnist_lit.history import History, now
 from fmnist_lit.interrupt import Signals
+from fmnist_lit.trainer import build_trainer, quiet_lightning
 
 Measurement = Callable[[], float]
 
@@ -56,7 +57,7 @@ def data_on(device: torch.device, config: Mapping[str, Any]) -> DataModule:
 def project(work: Work) -> Measurement:
     """This project: ``Trainer.fit`` with history, TensorBoard, progress and checkpoints."""
     config = work.config()
-    run.quiet_lightning()
+    quiet_lightning()
     logging.getLogger("fmnist_lit").setLevel(logging.WARNING)
     data = run.build_data(config)
 
@@ -65,7 +66,8 @@ def project(work: Work) -> Measurement:
             directory = Path(folder)
             every_s = config["callbacks"]["save_every_s"]
             resume_points = ResumePoints(directory / "checkpoints", every_s, Signals())
-            trainer = run.build_trainer(config, directory, History(directory / "history.csv"), resume_points)
+            history = History(directory / "history.csv")
+            trainer = build_trainer(config, directory, history, [resume_points])
             clock = Clock()
             trainer.callbacks.append(clock)  # type: ignore[attr-defined]
             trainer.fit(run.build_classifier(config), datamodule=data)

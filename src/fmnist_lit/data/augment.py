@@ -78,7 +78,9 @@ class Augmentation:
         if self.shift or self.flip or self.rotation or self.zoom:
             changed = self.moved(changed, generator)
         if self.noise:
-            noise = torch.randn(changed.shape, generator=generator, device=changed.device)
+            noise = torch.randn(
+                changed.shape, generator=generator, device=changed.device, dtype=changed.dtype
+            )
             changed = (changed + 255 * self.noise * noise).clamp_(0, 255)
         if self.erasing:
             changed = changed.masked_fill(self.erased(len(changed), generator), 0)
@@ -89,7 +91,7 @@ class Augmentation:
         n, device = len(images), images.device
 
         def uniform(low: float, high: float) -> torch.Tensor:
-            return low + (high - low) * torch.rand(n, generator=generator, device=device)
+            return low + (high - low) * torch.rand(n, generator=generator, device=device, dtype=torch.float32)
 
         angle = uniform(-self.rotation, self.rotation)
         size = uniform(1 - self.zoom, 1 + self.zoom)
@@ -99,14 +101,15 @@ class Augmentation:
 
     def erased(self, n: int, generator: torch.Generator) -> torch.Tensor:
         """Return which pixels become black, bool of (n, 28, 28)."""
-        draws = torch.rand(5, n, 1, generator=generator, device=generator.device)
+        device = generator.device
+        draws = torch.rand(5, n, 1, generator=generator, device=device, dtype=torch.float32)
         area = SIDE * SIDE * (ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * draws[0])
         low, high = map(math.log, ERASED_RATIO)
         ratio = torch.exp(low + (high - low) * draws[1])
         height = (area * ratio).sqrt().round().clamp(1, SIDE)
         width = (area / ratio).sqrt().round().clamp(1, SIDE)
         top, left = (draws[2] * (SIDE + 1 - height)).floor(), (draws[3] * (SIDE + 1 - width)).floor()
-        position = torch.arange(SIDE, device=generator.device)
+        position = torch.arange(SIDE, device=device)
         rows = (position >= top) & (position < top + height) & (draws[4] < self.erasing)
         columns = (position >= left) & (position < left + width)
         return rows.unsqueeze(2) & columns.unsqueeze(1)

@@ -1,5 +1,6 @@
 """The LightningDataModule: split, device, and a loader for each part."""
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -29,6 +30,7 @@ class DataModule(L.LightningDataModule):
         seed: of the order of the training images, and of their augmentation.
         limit_train_batches: use only the first so many batches of an epoch.
         augmentation: of the training images; of the validation images while training, if it says so.
+        share: of each training batch, as BatchLoader takes it.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class DataModule(L.LightningDataModule):
         seed: int,
         limit_train_batches: int | None = None,
         augmentation: Augmentation | None = None,
+        share: Callable[[int], slice] | None = None,
     ) -> None:
         super().__init__()
         self.images = images
@@ -53,6 +56,7 @@ class DataModule(L.LightningDataModule):
         self.limit, self.seed = limit, seed
         self.limit_train_batches = limit_train_batches
         self.augmentation = augmentation if augmentation and augmentation.changes_images else None
+        self.share = share
         self.parts: dict[str, Batch] = {}
 
     def setup(self, stage: str | None = None) -> None:
@@ -107,6 +111,7 @@ class DataModule(L.LightningDataModule):
             limit=self.limit_train_batches,
             augmentation=self.augmentation,
             augmentation_seed=self.seed,
+            share=self.share,
         )
 
     def evaluation_loader(self, part: str, augmentation: Augmentation | None = None) -> BatchLoader:

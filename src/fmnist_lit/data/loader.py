@@ -47,6 +47,8 @@ class BatchLoader:
         limit: only the first so many batches; None means all.
         augmentation: changes each batch before it is normalized; None changes nothing.
         augmentation_seed: makes the changes, with epoch and batch.
+        share: of a batch of so many images, which ones to hand over; None means all. A batch is changed
+            whole, so that an image looks the same in whatever share it is.
     """
 
     def __init__(
@@ -60,7 +62,9 @@ class BatchLoader:
         limit: int | None = None,
         augmentation: Augmentation | None = None,
         augmentation_seed: int = 0,
+        share: Callable[[int], slice] | None = None,
     ) -> None:
+        self.share = share
         assert len(images) == len(labels) > 0
         self.limit = limit
         self.images, self.labels = images, labels
@@ -81,6 +85,9 @@ class BatchLoader:
             if self.augmentation:
                 generator = batch_generator(images.device, self.augmentation_seed, self.epoch(), batch)
                 images = self.augmentation(images, generator)
+            if self.share:
+                chosen = self.share(len(labels))
+                images, labels = images[chosen], labels[chosen]
             yield normalize(images, self.normalization), labels
 
     def pixels(self) -> Iterator[Batch]:
