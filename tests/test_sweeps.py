@@ -12,20 +12,57 @@ from fmnist_lit.errors import UsageError
 from tests.conftest import SMALL
 from tests.test_command_line import train
 
+# A cluster of one machine. sbatch starts every task of an array at once; sacct knows nothing better than
+# that they run; srun leaves its own options out.
+CLUSTER = {
+    "sbatch": """#!/usr/bin/env python3
+import os, re, subprocess, sys
+tasks = int(re.search(r"--array=0-(\\d+)", open(sys.argv[1]).read())[1]) + 1
+names = "SLURM_NODEID SLURM_PROCID SLURM_LOCALID SLURM_ARRAY_TASK_ID".split()
+for task in range(tasks):
+    job = dict.fromkeys(names, "0") | {"SLURM_NTASKS": "1", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NAME": "a"}
+    job |= {"SLURM_JOB_ID": f"7{task}", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": str(task)}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.Popen(["bash", sys.argv[1]], env=os.environ | job, **quiet)
+print("Submitted batch job 7")
+""",
+    "srun": """#!/bin/bash
+while [[ $1 == -* ]]; do case $1 in --output | --error) shift 2 ;; *) shift ;; esac; done
+exec "$@"
+""",
+    "sacct": """#!/bin/bash
+echo "JobID|State|NodeList"
+for task in 0 1 2; do echo "7_$task|RUNNING|localhost"; done
+""",
+}
 
-def test_a_sweep_with_a_name_does_what_is_missing(tmp_path: Path) -> None:
-    """Of three jobs one is finished, one was stopped, one was never started."""
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cluster"
+    folder.mkdir()
+    for name, script in CLUSTER.items():
+        (folder / name).write_text(script)
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
+def test_a_sweep_with_a_name_does_what_is_missing(tmp_path: Path, cluster: Path) -> None:
+    """Of three jobs one is finished, one was stopped, one was never started. First on a cluster, then here."""
     command = ("-m", *SMALL, "model=mlp4,cnn_a,cnn_c", "debug=fast", f"output_dir={tmp_path}", "name=night")
-    first = train(*command)
+    first = train(*command, "hydra/launcher=slurm")
     assert first.returncode == 0, first.stderr
-    jobs = [tmp_path / "sweeps" / "night" / str(number) for number in range(3)]
+    sweep = tmp_path / "sweeps" / "night"
+    assert {path.name for path in (sweep / ".submitit").glob("7_?")} == {"7_0", "7_1", "7_2"}
+    jobs = [sweep / str(number) for number in range(3)]
     figures = [json.loads((job / "metrics.json").read_bytes()) for job in jobs]
     before = (jobs[0] / "metrics.json").stat()
     (jobs[1] / "metrics.json").unlink()
     for path in sorted(jobs[2].rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
 
-    again = train(*command)
+    again = train(*command, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     assert again.returncode == 0, again.stderr
     assert "Job 0 is finished already." in again.stdout
     assert "Resumed from" in again.stdout
@@ -40,6 +77,14 @@ def test_a_sweep_with_a_name_does_what_is_missing(tmp_path: Path) -> None:
     assert other.stderr == (
         "error: name=night: a sweep of that name ran with another command: optim.lr=0.5 is new.\n"
     )
+
+
+def test_without_a_cluster_a_sweep_says_so(tmp_path: Path) -> None:
+    answer = train("-m", *SMALL, "hydra/launcher=slurm", "model=mlp4,cnn_a", f"output_dir={tmp_path}")
+    assert answer.returncode == 2
+    assert "slurm cluster" in answer.stderr
+    assert len(answer.stderr.splitlines()) == 1
+    assert not list((tmp_path / "sweeps").iterdir())
 
 
 def test_a_change_in_conf_is_named_and_how_a_sweep_runs_may_change(tmp_path: Path) -> None:

@@ -234,7 +234,9 @@ def call_hydra(train: Callable[[], Any]) -> None:
     except Exception as error:  # run_job raises nothing: this command line could not be composed
         remove_empty_sweep()
         no_folder = isinstance(error, OSError) and not isinstance(error, HydraException)
-        wrong = UsageError(str(error)) if isinstance(error, ValueError) else error  # Hydra's own check
+        # Hydra's own check of the command line, and a launcher's of the machine
+        own = isinstance(error, ValueError | RuntimeError)
+        wrong = UsageError(str(error)) if own else error
         sys.exit(say(wrong, status=1 if no_folder else 2))
 
 

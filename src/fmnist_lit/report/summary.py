@@ -69,6 +69,8 @@ def rank(job: Mapping[str, Any]) -> tuple[bool, float]:
 def sweep_summary(directory: Path) -> tuple[str, int]:
     """Return a table of all jobs below a sweep's directory, best first, and the number without a result."""
     jobs = [read_job(job, directory) for job in run_directories(directory)]
+    if not jobs:
+        return f"No job was started. Everything is in {directory}", 0
     jobs.sort(key=lambda job: (*rank(job), int(job["job"]) if job["job"].isdigit() else 0))
     common = [item for item in jobs[0]["overrides"] if all(item in job["overrides"] for job in jobs)]
     table = Table("job")
