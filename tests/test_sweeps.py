@@ -49,7 +49,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_sweep_with_a_name_does_what_is_missing(tmp_path: Path, cluster: Path) -> None:
-    """Of three jobs one is finished, one was stopped, one was never started. First on a cluster, then here."""
+    """Of three jobs one is finished, one was stopped, one never started; on a cluster first, then here."""
     command = ("-m", *SMALL, "model=mlp4,cnn_a,cnn_c", "debug=fast", f"output_dir={tmp_path}", "name=night")
     first = train(*command, "hydra/launcher=slurm")
     assert first.returncode == 0, first.stderr
