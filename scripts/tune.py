@@ -39,9 +39,10 @@ def tune(chosen: argparse.Namespace) -> None:
         import optuna
     except ModuleNotFoundError as error:
         raise UsageError("Optuna is missing: pip install -e .[sweep]") from error
-    from fmnist_lit.search import experiment, optimize, read_search
+    from fmnist_lit.search import experiment, optimize
+    from fmnist_lit.search_space import read_search
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # what ends a trial is ours to tell
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # heartbeats
     logging.getLogger("fmnist_lit.search").setLevel(logging.INFO)
     search = read_search(chosen.space, chosen.overrides)

@@ -1,5 +1,6 @@
 """The networks, their patching modes and their initialization."""
 
+import copy
 import math
 from typing import Any
 
@@ -12,7 +13,7 @@ from fmnist_lit.config import SCHEMES as KNOWN_SCHEMES
 from fmnist_lit.models.block_cnn import BlockCNN
 from fmnist_lit.models.cnn import CNNB, CNNC, DOUBLE_SOFTMAX_FLOOR
 from fmnist_lit.models.compute import training_flop
-from fmnist_lit.models.fast import by_itself, prepare
+from fmnist_lit.models.fast import OneDNNProduct, by_itself, prepare
 from fmnist_lit.models.initialization import SCHEMES, initialize
 from fmnist_lit.models.layer_table import layer_table, parameter_count
 from fmnist_lit.models.lenet import LeNet
@@ -197,6 +198,40 @@ def test_a_prepared_model_gives_the_same_values_and_gradients(name: str, compose
     torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=0)
     for (name, ours), theirs in zip(fast.named_parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_wide_layers_give_large_batches_the_same_values_and_gradients(
+    bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(784, 200, bias=bias), nn.ReLU(), nn.Linear(200, 600, bias=bias))
+    fast = prepare(copy.deepcopy(plain))
+    products = []
+    monkeypatch.setattr(OneDNNProduct, "forward", spied(OneDNNProduct.forward, products))
+    for n, used in ((128, 2), (127, 0), (300, 2)):
+        products.clear()
+        images = torch.randn(n, 784)
+        outputs = []
+        for model in (plain, fast):
+            model.zero_grad()
+            outputs.append(model(images))
+            outputs[-1].square().mean().backward()
+        assert len(products) == used
+        torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-5, atol=1e-6)
+        for ours, theirs in zip(fast.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-7)
+    assert torch.equal(fast.eval()(images), plain.eval()(images)), "readers of a checkpoint get the same bits"
+
+
+def spied(function: Any, calls: list[int]) -> Any:
+    """Count the calls of a function."""
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(1)
+        return function(*arguments)
+
+    return counted
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -4,6 +4,8 @@ import csv
 import fcntl
 import json
 import os
+import pickle
+import random
 import shutil
 import signal
 from collections.abc import Callable
@@ -14,10 +16,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from fmnist_lit.checkpoints import LAST, PREVIOUS, is_whole
+from fmnist_lit.checkpoints import LAST, PREVIOUS, StopWhenDiverged, is_whole
 from fmnist_lit.classifier import Classifier
 from fmnist_lit.data import datamodule
-from fmnist_lit.errors import UsageError, UserError
+from fmnist_lit.errors import Diverged, UsageError, UserError
 from fmnist_lit.interrupt import Interrupted
 from fmnist_lit.resume import named_run, resume
 from fmnist_lit.run import run
@@ -155,6 +157,20 @@ def test_without_checkpoints_within_epochs_it_goes_on_from_the_last_epoch(
     assert_same(tmp_path, whole[name])
 
 
+def test_any_damaged_byte_is_noticed(runs: dict[str, Path], tmp_path: Path) -> None:
+    """Of those that hold something: checkpoints are padded, and zeros there mean nothing."""
+    content = (next(iter(runs.values())) / "checkpoints" / LAST).read_bytes()
+    draw = random.Random(0)
+    for place in [len(content) - 1, *(draw.randrange(len(content) - 2000, len(content)) for _ in range(100))]:
+        damaged = bytearray(content)
+        damaged[place] ^= 0xFF
+        (tmp_path / LAST).write_bytes(damaged)
+        try:
+            torch.load(tmp_path / LAST, weights_only=True)
+        except Exception:
+            assert not is_whole(tmp_path / LAST), place
+
+
 @pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
 def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(
     damage: str, recipe: Any, whole: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -195,6 +211,37 @@ def test_a_signal_finishes_the_step_and_saves(
     assert_same(tmp_path, whole[name])
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_validation_waits_for_the_end_of_the_epoch(
+    number: signal.Signals, recipe: Any, whole: dict[str, Path], tmp_path: Path
+) -> None:
+    """Lightning would leave on SIGTERM between two validation batches, without a word and with status 0."""
+    name = "everything that is random"
+    config = recipe(name, "callbacks.save_every_s=1000", "data.eval_batch_size=8")
+    step, count = Classifier.validation_step, [0]
+
+    def counted(self: Classifier, *arguments: Any) -> None:
+        count[0] += 1
+        if count[0] == 2:
+            os.kill(os.getpid(), number)
+        step(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classifier, "validation_step", counted)
+        with pytest.raises(Interrupted) as stopped:
+            run(config, tmp_path, {}, "")
+    assert stopped.value.status == 128 + number
+    run(config, tmp_path, {}, "", resumed=True)
+    assert [row["train_loss"] for row in outcome(tmp_path)[1]] == [
+        row["train_loss"] for row in outcome(whole[name])[1]
+    ]
+
+
+def test_an_interrupt_passes_from_process_to_process() -> None:
+    again = pickle.loads(pickle.dumps(Interrupted(signal.SIGTERM)))
+    assert (again.status, str(again)) == (143, "interrupted by SIGTERM")
+
+
 def test_a_run_that_was_moved_goes_on(recipe: Any, whole: dict[str, Path], tmp_path: Path) -> None:
     name = "everything that looks back"
     accuracies = [row["val_accuracy"] for row in outcome(whole[name])[1]]
@@ -215,6 +262,33 @@ def test_a_loss_that_is_no_number_ends_the_run_with_step_rate_and_checkpoint(
         run(config, tmp_path, {}, "")
     for part in ("at step ", "epoch 1", "learning rate ", "optim.lr=", "There is no checkpoint"):
         assert part in str(diverged.value)
+
+
+def test_weights_that_are_no_numbers_are_not_kept(recipe: Any, tmp_path: Path) -> None:
+    """The last step of a group may spoil them after a loss that was still a number."""
+
+    def spoil() -> None:
+        with torch.no_grad():
+            next(trained[0].model.parameters()).fill_(float("nan"))
+
+    trained: list[Classifier] = []
+    config = recipe("everything that is random")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classifier, "on_train_start", lambda self: trained.append(self), raising=False)
+        stepped = StopWhenDiverged.on_train_batch_end
+        count = [0]
+
+        def after(self: Any, *arguments: Any) -> None:
+            stepped(self, *arguments)
+            count[0] += 1
+            if count[0] == GROUPS + 2:
+                spoil()
+
+        patch.setattr(StopWhenDiverged, "on_train_batch_end", after)
+        with pytest.raises(Diverged, match=r"weights are no numbers .* at step 14.*Last good checkpoint: "):
+            run(config, tmp_path, {}, "")
+    weights = torch.load(tmp_path / "checkpoints" / LAST, weights_only=True)["state_dict"]
+    assert all(weight.isfinite().all() for weight in weights.values())
 
 
 def test_a_run_that_goes_on_elsewhere_is_left_alone(recipe: Any, tmp_path: Path) -> None:

@@ -92,6 +92,9 @@ def test_a_change_in_conf_is_named_and_how_a_sweep_runs_may_change(tmp_path: Pat
     sweeps.begin_sweep(tmp_path / "a", "a", ["seed=0,1"], config)
     command = ["seed=0,1", "threads=2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     sweeps.begin_sweep(tmp_path / "a", "a", command, config | {"threads": 2})
+    sweeps.begin_sweep(tmp_path / "b", "b", ["seed=0,1", "model=a,b"], config)
+    with pytest.raises(UsageError, match="the order was seed=0,1 model=a,b"):
+        sweeps.begin_sweep(tmp_path / "b", "b", ["model=a,b", "seed=0,1"], config)
     with pytest.raises(UsageError, match=r"optim\.lr was 0\.1, is 0\.2"):
         sweeps.begin_sweep(tmp_path / "a", "a", ["seed=0,1"], {"optim": {"lr": 0.2, "momentum": 0.9}})
 
@@ -105,6 +108,7 @@ def test_jobs_at_a_time_share_the_cores(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     target = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
     assert sweeps.threads_for({"_target_": target, "n_jobs": n_jobs}) == threads
+    assert sweeps.threads_for({"_target_": target, "n_jobs": n_jobs}, devices=2) == max(1, threads // 2)
     assert (
         sweeps.threads_for({"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}) is None
     )

@@ -10,7 +10,8 @@ from hydra import compose, initialize_config_dir
 import scripts.tune
 from fmnist_lit.config import check, resolved
 from fmnist_lit.errors import UsageError
-from fmnist_lit.search import CONF, compose_config, experiment, read_search
+from fmnist_lit.search import compose_config, experiment
+from fmnist_lit.search_space import CONF, read_search
 from tests.conftest import SMALL, call
 
 SPACE = """
@@ -85,6 +86,11 @@ FAULTS = {
     "space: {optim.lr: {low: 2, high: 1}}": "low is to be below high",
     "space: {optim.lr: {low: 0, high: 1, log: true}}": "with log above 0",
     "space: {optim.lr: {choices: []}}": "choices",
+    "space: {optim.lr: {low: abc, high: 1}}": "numbers",
+    "{start: 3, space: {optim.lr: {low: 0, high: 1}}}": "start and space are keys",
+    "space: {": "no YAML",
+    "{overrides: [~schedule.warmup], space: {optim.lr: {low: 0, high: 1}}}": "~schedule.warmup",
+    "{overrides: [experiment=five_models/cnn_c], space: {optim.lr: {low: 0, high: 1}}}": "experiment",
     "{start: {optim.lrr: 1}, space: {optim.lr: {low: 0, high: 1}}}": "Did you mean optim.lr?",
 }
 
@@ -118,6 +124,13 @@ def test_spaces_of_the_project_are_sound() -> None:
         for key, kind in search.space.items():
             for value in kind.get("choices") or (kind["low"], kind["high"]):
                 compose_config([*search.overrides, f"{key}={value}"])
+
+
+def test_a_database_that_cannot_be_opened_says_why(space: Path, tmp_path: Path) -> None:
+    answer = call(scripts.tune, space, "--output-dir", tmp_path, "--storage", "nonsense")
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("error: nonsense: ")
+    assert len(answer.stderr.splitlines()) == 1
 
 
 def test_a_missing_file_is_answered_with_those_there_are(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from fmnist_lit.classifier import Classifier, Tally
-from fmnist_lit.errors import UserError
+from fmnist_lit.errors import Diverged, UserError
 from fmnist_lit.interrupt import Signals
 from fmnist_lit.ranks.exchange import ALONE, Ranks
 
@@ -24,17 +24,18 @@ LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 RANK_SEED = 1_000_003  # apart by more than anybody's seeds
 
 
-def random_state() -> dict[str, Any]:
-    """Return the state of PyTorch's random numbers in this process."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+def random_state(device: torch.device) -> dict[str, torch.Tensor | None]:
+    """Return the state of PyTorch's random numbers on the CPU and on the training device."""
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
-def set_random_state(state: Mapping[str, Any]) -> None:
+def set_random_state(state: Mapping[str, torch.Tensor | None], device: torch.device) -> None:
     """Go on drawing from there."""
-    torch.set_rng_state(state["cpu"])
-    if torch.cuda.is_available() and state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if state["cpu"] is not None:
+        torch.set_rng_state(state["cpu"])
+    if state["cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -88,25 +89,24 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a checkpoint is there and every byte of it is what was written."""
+    """Whether a checkpoint is there and what it holds is what was written, by its checksums."""
     try:
         with zipfile.ZipFile(path) as file:
-            return file.testzip() is None
-    except (OSError, zipfile.BadZipFile):
+            intact = file.testzip() is None
+        torch.load(path, map_location="cpu", weights_only=True)  # it reads what the checksums leave out
+    except Exception:  # there are many words for a damaged file: whatever they are, this is none to use
         return False
+    return intact
 
 
 def newest_whole(run: Path) -> Path | None:
-    """Return the checkpoint from which a run can go on; None if it must start anew.
-
-    A damaged last one is reported, and the one before it taken.
-    """
-    last, previous = (run / "checkpoints" / name for name in (LAST, PREVIOUS))
-    if is_whole(last):
-        return last
-    if last.exists():
-        log.warning("%s is damaged; going on from the checkpoint before it.", last)
-    return previous if is_whole(previous) else None
+    """Return the checkpoint from which a run can go on; None if it must start anew. Say if one is damaged."""
+    for checkpoint in (run / "checkpoints" / LAST, run / "checkpoints" / PREVIOUS):
+        if is_whole(checkpoint):
+            return checkpoint
+        if checkpoint.exists():
+            log.warning("%s is damaged.", checkpoint)
+    return None
 
 
 class StopWhenDiverged(L.Callback):
@@ -118,7 +118,7 @@ class StopWhenDiverged(L.Callback):
         """Look at the losses of the last group of steps.
 
         Raises:
-            UserError: one is infinite or not a number.
+            Diverged: one is infinite or not a number.
         """
         assert isinstance(pl_module, Classifier)
         losses = torch.stack([loss for loss, _ in pl_module.group])
@@ -127,7 +127,7 @@ class StopWhenDiverged(L.Callback):
             return
         first = int(wrong[0])
         step = trainer.global_step - len(losses) + first + 1
-        raise UserError(
+        raise Diverged(
             f"the training loss is {losses[first].item()} at step {step} (epoch {trainer.current_epoch + 1}, "
             f"learning rate {pl_module.group[first][1]:g}): training diverged. Try a lower learning rate: "
             f"optim.lr=... {last_good(Path(trainer.default_root_dir))}"
@@ -168,7 +168,7 @@ class ResumePoints(Checkpoint):
     def state_dict(self) -> dict[str, Any]:
         """Return what Lightning does not save."""
         return {
-            "random": self.ranks.gather(random_state()),
+            "random": self.ranks.gather(random_state(self.classifier.device)),
             "seconds": self.seconds,
             "tally": self.classifier.tallies["train"].state(),
         }
@@ -187,13 +187,14 @@ class ResumePoints(Checkpoint):
         """Restore, and let signals wait for the end of a step from now on."""
         if self.state is not None:
             self.classifier.tallies["train"] = Tally.of(self.state["tally"], pl_module.device)
-            set_random_state(self.state["random"][self.ranks.rank])
+            set_random_state(self.state["random"][self.ranks.rank], pl_module.device)
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, EarlyStopping) and callback.wait_count >= callback.patience:
                     trainer.should_stop = True  # it had said so just before the run was stopped
         elif self.ranks.rank:  # all have drawn the same weights; their dropout is to differ
             torch.manual_seed(torch.initial_seed() + RANK_SEED * self.ranks.rank)
         self.saved = time.monotonic()
+        self.signals.own()  # Lightning has put its own handlers before ours; they would end the run unsaved
         self.signals.deferred = True
 
     def on_train_batch_end(
@@ -221,8 +222,14 @@ class ResumePoints(Checkpoint):
         """Save, and stop if a signal came.
 
         Raises:
-            Interrupted: one did.
+            Diverged: there is nothing worth saving.
+            Interrupted: a signal came.
         """
+        if not all(weight.isfinite().all() for weight in self.classifier.model.parameters()):
+            raise Diverged(
+                f"weights are no numbers any more at step {trainer.global_step}: training diverged. Try a "
+                f"lower learning rate: optim.lr=... {last_good(Path(trainer.default_root_dir))}"
+            )
         trainer.save_checkpoint(self.folder / LAST)
         self.saved = time.monotonic()
         self.signals.check()

@@ -94,7 +94,7 @@ FOLDER = Rule(
 POSITIVE = number(0, low_included=False)
 SHARE = number(0, 1)
 SEED = integer(0, most=2**32 - 1)  # what NumPy takes
-TARGET = Rule(lambda v: v in TARGETS, "a target of this project (build.TARGETS)")
+TARGET = Rule(lambda v: v in TARGETS, "a target of this project")
 
 # Every key of every option of conf/. A key that has no row is unknown.
 RULES = {
@@ -261,6 +261,8 @@ def check_value(key: str, value: Any) -> None:
     """Check one value by its rule."""
     if key not in RULES:
         raise UsageError(f"{key}: no such key. {choices(key.rpartition('.')[2], siblings(key))}")
+    if RULES[key] is TARGET and value not in TARGETS:
+        raise UsageError(f"{key}={value}: not a target of this project. {choices(str(value), TARGETS)}")
     if not RULES[key].holds(value):
         raise UsageError(f"{key}={value}: it must be {RULES[key].words}.")
 

@@ -20,11 +20,24 @@ class UsageError(UserError):
     status = 2
 
 
+class Diverged(UserError):
+    """Training that no further step can mend."""
+
+
+class Occupied(UsageError):
+    """A directory that another run, or the same one in another process, has already."""
+
+
 def choices(name: str, known: Iterable[str]) -> str:
     """Say which names there are and which one was probably meant."""
     names = sorted(known)
     near = get_close_matches(name, names, n=1, cutoff=0.6)
     return (f"Did you mean {near[0]}? " if near else "") + f"Choices: {', '.join(names)}."
+
+
+def os_message(error: OSError, where: object = None) -> str:
+    """Say which file is concerned, ``where`` if the error does not know, and what is wrong with it."""
+    return f"{error.filename or where or 'input or output'}: {error.strerror or error}"
 
 
 def exit_status(work: Callable[[], None]) -> int:
@@ -37,7 +50,7 @@ def exit_status(work: Callable[[], None]) -> int:
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        print(f"error: {os_message(error)}", file=sys.stderr)
         return 1
     except Interrupted as error:
         print(error, file=sys.stderr)

@@ -12,7 +12,7 @@ import lightning as L
 import torch
 
 from fmnist_lit.classifier import Classifier
-from fmnist_lit.errors import UserError
+from fmnist_lit.errors import Diverged
 from fmnist_lit.storage import write_whole
 
 log = logging.getLogger(__name__)
@@ -29,10 +29,10 @@ def require_finite(name: str, loss: float) -> None:
     """End a run whose loss is no number: no later step can mend it.
 
     Raises:
-        UserError: the loss is infinite or not a number.
+        Diverged: the loss is infinite or not a number.
     """
     if not math.isfinite(loss):
-        raise UserError(f"{name} is {loss}: training diverged. Try a lower learning rate: optim.lr=...")
+        raise Diverged(f"{name} is {loss}: training diverged. Try a lower learning rate: optim.lr=...")
 
 
 class History(L.Callback):

@@ -13,6 +13,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, TextIO
 
@@ -24,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from fmnist_lit.config import check, origin, resolved
-from fmnist_lit.errors import UsageError, UserError, choices
+from fmnist_lit.errors import Occupied, UsageError, UserError, choices, os_message
 from fmnist_lit.interrupt import Interrupted, own_signals
 from fmnist_lit.resume import named_run, resume
 from fmnist_lit.storage import write_json
@@ -88,7 +89,7 @@ class Command(Callback):
                 refuse_used(Command.sweep, "*/config.yaml", "hydra.sweep.dir")
             else:
                 begin_sweep(Command.sweep, config.name, config.hydra.overrides.task, resolved(config))
-        except UserError as error:
+        except Exception as error:
             sys.exit(say(error, status=2))
 
 
@@ -109,7 +110,7 @@ def run_job(cfg: DictConfig) -> float | None:
     directory = Command.run = Path(hydra.runtime.output_dir)
     try:
         config = resolved(cfg)
-        config["threads"] = config["threads"] or threads_for(hydra.launcher)
+        config["threads"] = config["threads"] or threads_for(hydra.launcher, config["trainer"]["devices"])
         check(config)
         started = hydra.mode == RunMode.MULTIRUN and (directory / "config.yaml").exists()
         if started:
@@ -129,9 +130,11 @@ def run_job(cfg: DictConfig) -> float | None:
 
 
 def keep_failure(directory: Path, error: Exception) -> None:
-    """Write the reason why a run failed into its directory."""
+    """Write the reason why a run failed into its directory, if that is its own and can be written."""
     reason = {"reason": message(error), "traceback": "".join(traceback.format_exception(error))}
-    write_json(directory / "failure.json", reason)
+    if not isinstance(error, Occupied):
+        with suppress(OSError):  # a full disk, say; the reason is printed in any case
+            write_json(directory / "failure.json", reason)
 
 
 def result(metrics: Mapping[str, Any]) -> float:
@@ -149,7 +152,7 @@ def message(error: BaseException) -> str:
         known = [str(key) for key in cause.parent_node if key not in ("hydra", "_target_")]
         return f"{cause.full_key}: no such key. {choices(str(cause.key), known)}"
     if isinstance(error, OSError):
-        return f"{error.filename or 'input or output'}: {error.strerror or error}"
+        return os_message(error, where=Command.run)
     if isinstance(error, OmegaConfBaseException):
         return f"{str(error).splitlines()[0]} (key: {error.full_key})"
     prefix = f"cannot read {error.override}: " if isinstance(error, OverrideParseException) else ""
@@ -185,6 +188,9 @@ def command_line(train: Callable[[], Any]) -> int:
     """
     try:
         with own_signals():
+            logging.raiseExceptions = (
+                WANTS_TRACEBACK  # a log that cannot be written must not hide the message
+            )
             stopped = named_run(sys.argv[1:])
             if stopped is not None:
                 return go_on(stopped)
@@ -192,7 +198,8 @@ def command_line(train: Callable[[], Any]) -> int:
     except UsageError as error:
         return say(error, status=2)
     except Interrupted as error:
-        end_of_sweep()
+        if Command.sweep is not None and Command.sweep.exists():
+            end_of_sweep()
         print(f"{error}. {Command.way_on()}", file=sys.stderr)
         return error.status
     return end_of_sweep()
@@ -209,7 +216,7 @@ def end_of_sweep() -> int:
 
     text, failed = sweep_summary(Command.sweep)
     print(text)
-    return 1 if failed else 0
+    return 1 if failed else Command.status
 
 
 def go_on(directory: Path) -> int:
@@ -231,8 +238,11 @@ def call_hydra(train: Callable[[], Any]) -> None:
     os.environ[FULL_ERROR] = "1"  # Hydra is to raise, not to print and leave
     try:
         train()
-    except Exception as error:  # run_job raises nothing: this command line could not be composed
+    except Exception as error:  # run_job raises nothing
         remove_empty_sweep()
+        if Command.sweep is not None and next(Command.sweep.glob("*/config.yaml"), None):
+            Command.status = say(UserError(f"a job was lost: {' '.join(str(error).split())}"), status=1)
+            return
         no_folder = isinstance(error, OSError) and not isinstance(error, HydraException)
         # Hydra's own check of the command line, and a launcher's of the machine
         own = isinstance(error, ValueError | RuntimeError)

@@ -20,7 +20,7 @@ from fmnist_lit.build import build
 from fmnist_lit.checkpoints import PREVIOUS, ResumePoints, newest_whole
 from fmnist_lit.classifier import Classifier
 from fmnist_lit.data.datamodule import DataModule
-from fmnist_lit.errors import UsageError, UserError
+from fmnist_lit.errors import Occupied, UserError
 from fmnist_lit.history import History, require_finite
 from fmnist_lit.interrupt import Signals, own_signals
 from fmnist_lit.models.compute import training_flop
@@ -138,7 +138,7 @@ def claim(directory: Path, config: Mapping[str, Any]) -> None:
     try:
         write_new(directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
     except FileExistsError as error:
-        raise UsageError(
+        raise Occupied(
             f"{directory} already holds a run. Name another folder, or leave hydra.run.dir out."
         ) from error
 
@@ -151,13 +151,13 @@ def alone(directory: Path) -> Iterator[int]:
         The lock's file descriptor; it lasts as long as any process that inherits it.
 
     Raises:
-        UsageError: another process runs here.
+        Occupied: another process runs here.
     """
     with (directory / "config.yaml").open() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UsageError(f"{directory}: this run is going on, in another process.") from error
+            raise Occupied(f"{directory}: this run is going on, in another process.") from error
         yield file.fileno()
 
 

@@ -1,5 +1,6 @@
 """Files and folders that are either whole or not there."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -8,6 +9,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let one process at a time go on from here."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process holds a lock on a file."""
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 @contextmanager
@@ -21,6 +40,8 @@ def written_beside(path: Path, content: bytes) -> Iterator[str]:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         yield temporary
+    except OSError as error:  # a full disk names no file
+        raise type(error)(error.errno, error.strerror, str(path)) from error
     finally:
         Path(temporary).unlink(missing_ok=True)
 

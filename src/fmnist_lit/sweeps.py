@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fmnist_lit.config import INCIDENTAL, leaves, read_config
-from fmnist_lit.errors import UsageError, UserError
+from fmnist_lit.errors import Occupied, UsageError
 from fmnist_lit.storage import write_json
 
 SWEEP_FILE = "sweep.json"
@@ -24,7 +24,7 @@ def begin_sweep(directory: Path, name: str, overrides: Sequence[str], config: Ma
         UsageError: another sweep has that name; the message says what differs.
     """
     swept = [item for item in overrides if not item.startswith("hydra") and key_of(item) not in INCIDENTAL]
-    now: dict[str, Any] = {"overrides": sorted(swept), "config": decisive(config)}
+    now: dict[str, Any] = {"overrides": swept, "config": decisive(config)}
     file = directory / SWEEP_FILE
     if not file.exists():
         directory.mkdir(parents=True, exist_ok=True)
@@ -33,6 +33,8 @@ def begin_sweep(directory: Path, name: str, overrides: Sequence[str], config: Ma
     before = json.loads(file.read_bytes())
     changes = [f"{item} was there" for item in before["overrides"] if item not in now["overrides"]]
     changes += [f"{item} is new" for item in now["overrides"] if item not in before["overrides"]]
+    if not changes and before["overrides"] != now["overrides"]:  # jobs are numbered by it
+        changes = [f"the order was {' '.join(before['overrides'])}"]
     changes = changes or differences(before["config"], now["config"])
     if changes:
         raise UsageError(f"name={name}: a sweep of that name ran with another command: {'; '.join(changes)}.")
@@ -58,15 +60,18 @@ def refuse_other_job(directory: Path, config: Mapping[str, Any]) -> None:
     """Refuse to go on with a job that was another one.
 
     Raises:
-        UserError: it was; the message says what differs.
+        Occupied: it was; the message says what differs.
     """
     changes = differences(decisive(read_config(directory)), decisive(config))
     if changes:
-        raise UserError(f"{directory} holds a job of another config: {'; '.join(changes)}.")
+        raise Occupied(f"{directory} holds a job of another config: {'; '.join(changes)}.")
 
 
-def threads_for(launcher: Mapping[str, Any]) -> int | None:
+def threads_for(launcher: Mapping[str, Any], devices: int = 1) -> int | None:
     """Return each job's share of the cores if Hydra's launcher runs several at a time here, else None.
+
+    Args:
+        devices: processes of a job.
 
     Two jobs with two threads each take five to ten times as long on two cores as with one each.
     """
@@ -75,4 +80,4 @@ def threads_for(launcher: Mapping[str, Any]) -> int | None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     jobs = int(launcher.get("n_jobs") or 1)
     at_a_time = jobs if jobs > 0 else max(1, cores + 1 + jobs)  # joblib: -1 is all cores, -2 all but one
-    return max(1, cores // at_a_time)
+    return max(1, cores // at_a_time // devices)

@@ -11,7 +11,8 @@ from pathlib import Path
 from fmnist_lit.config import read_config
 from fmnist_lit.errors import UsageError, exit_status
 from fmnist_lit.interrupt import own_signals
-from fmnist_lit.ranks.launcher import FOLDER, run_node
+from fmnist_lit.ranks.launcher import FOLDER, JOB, run_node
+from fmnist_lit.storage import is_locked
 from fmnist_lit.trainer import accelerator
 
 
@@ -33,7 +34,7 @@ def join(run: Path, node: int) -> None:
         UserError: a rank failed.
         Interrupted: a signal came.
     """
-    if not (run / FOLDER / "job.json").is_file():
+    if not (run / FOLDER / JOB).is_file() or not is_locked(run / "config.yaml"):
         raise UsageError(
             f"{run}: no run of several machines is going on here. Start the first machine first."
         )

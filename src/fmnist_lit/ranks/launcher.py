@@ -1,10 +1,11 @@
 """Starts the ranks of a run, watches over them, and says why they ended.
 
-A rank does not run the command line again: it reads the run directory's config.yaml. Ranks meet at a file
+A rank does not run the command line again: it reads a file of the launcher's. Ranks meet at a file
 in that directory, so that on several machines, which must share it, no address is needed.
 """
 
 import json
+import logging
 import shutil
 import signal
 import subprocess
@@ -16,16 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from fmnist_lit.checkpoints import last_good
-from fmnist_lit.errors import UsageError, UserError
-from fmnist_lit.interrupt import Signals
+from fmnist_lit.errors import Diverged, UsageError, UserError
+from fmnist_lit.interrupt import SIGNALS, Interrupted, Signals
+from fmnist_lit.ranks.exchange import RankLost
 from fmnist_lit.storage import write_json
 from fmnist_lit.trainer import accelerator
 
 FOLDER = ".ranks"  # in the run directory, while it runs
 LOST = 3  # exit status of a rank that lost another one
+JOB = "job.json"
 GRACE_S = 10  # from the first failure to the end of all ranks; they notice at their next step
 SAVE_S = 120  # from a signal to the end: the first rank saves
+log = logging.getLogger(__name__)
 
+RANK = (sys.executable, "-m", "fmnist_lit.ranks.process")
 Processes = dict[int, subprocess.Popen[bytes]]
 
 
@@ -59,7 +64,10 @@ def train_on_ranks(
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
     folder.mkdir()
     try:
-        write_json(folder / "job.json", {"choices": choices, "command": command, "resumed": resumed})
+        job = {"config": config, "choices": choices, "command": command, "resumed": resumed}
+        write_json(folder / JOB, job)
+        if config["trainer"]["num_nodes"] > 1:
+            log.info("On the other machines, 1 and so on: python -m fmnist_lit.ranks %s 1", directory)
         run_node(config, directory, 0, signals, lock)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -95,20 +103,12 @@ def started(directory: Path, ranks: range, lock: int | None) -> Iterator[Process
     processes: Processes = {}
     try:
         for local, rank in enumerate(ranks):
-            command = [
-                sys.executable,
-                "-m",
-                "fmnist_lit.ranks.process",
-                str(directory),
-                str(rank),
-                str(local),
-            ]
-            with (directory / FOLDER / f"{rank}.log").open("wb") as log:
+            with log_of(rank, directory).open("wb") as output:
                 processes[rank] = subprocess.Popen(
-                    command,
+                    [*RANK, str(directory), str(rank), str(local)],
                     stdin=subprocess.PIPE,  # its end tells a rank that the launcher is no more
-                    stdout=None if rank == 0 else log,
-                    stderr=None if rank == 0 else log,
+                    stdout=None if rank == 0 else output,
+                    stderr=None if rank == 0 else output,
                     pass_fds=() if lock is None else [lock],
                     start_new_session=True,  # a terminal's Ctrl-C comes to the launcher, and once to a rank
                 )
@@ -132,7 +132,9 @@ def watch(processes: Processes, signals: Signals) -> set[int]:
         if signals.number is not None and not told:
             told, deadline = True, time.monotonic() + SAVE_S
             for rank in running:
-                processes[rank].send_signal(signals.number)
+                processes[
+                    rank
+                ].terminate()  # whatever came here: a rank that starts still knows this one alone
         if deadline == float("inf") and any(process.returncode for process in processes.values()):
             deadline = time.monotonic() + GRACE_S
         if time.monotonic() > deadline:
@@ -145,29 +147,42 @@ def watch(processes: Processes, signals: Signals) -> set[int]:
 
 
 def explain(statuses: Mapping[int, int], killed: set[int], directory: Path) -> None:
-    """Say which rank failed first, and why.
+    """Say why ranks ended, if they did not end well.
 
     Raises:
-        UserError: one did.
+        UserError: one failed.
         RankFailed: by a fault of ours.
+        Interrupted: a signal came to another machine, and all have saved.
     """
-    failed = {rank: s for rank, s in statuses.items() if s not in (0, LOST) and rank not in killed}
-    if not any(statuses.values()):
-        return
-    for rank, status in failed.items():
-        reason = directory / FOLDER / f"{rank}.json"
-        if reason.exists():
-            blame(json.loads(reason.read_bytes()))
-        ended = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with {status}"
-        said = log_of(rank, directory).read_text().strip().splitlines()[-1:]
-        raise UserError(
-            " ".join([f"rank {rank} {ended}, and the others with it.", *said, last_good(directory)])
-        )
-    raise UserError(f"the ranks lost a rank on another machine. {last_good(directory)}")
+    for status in statuses.values():
+        if status - 128 in SIGNALS:
+            raise Interrupted(status - 128)
+    # On several machines the reason may be another's, whose first rank removes the folder.
+    reasons = [json.loads(file.read_bytes()) for file in sorted((directory / FOLDER).glob("failure_*.json"))]
+    for reason in reasons:
+        if reason["kind"] != RankLost.__name__:
+            blame(reason)
+    for rank, status in statuses.items():
+        if status not in (0, LOST) and rank not in killed:
+            ended = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with {status}"
+            words = [f"rank {rank} {ended}, and the others with it.", *last_line(log_of(rank, directory))]
+            raise UserError(" ".join([*words, last_good(directory)]))
+    if any(statuses.values()):
+        why = reasons[0]["reason"] if reasons else "no reason is known"
+        raise UserError(f"a rank lost the others ({why}). {last_good(directory)}")
+
+
+def last_line(file: Path) -> list[str]:
+    """Return the last line of a file, if it has one."""
+    return file.read_text().strip().splitlines()[-1:] if file.exists() else []
 
 
 def blame(failure: Mapping[str, str]) -> None:
     """Raise what a rank raised."""
-    kinds: dict[str, type[Exception]] = {"UsageError": UsageError, "UserError": UserError}
+    kinds: dict[str, type[Exception]] = {
+        "UsageError": UsageError,
+        "UserError": UserError,
+        "Diverged": Diverged,
+    }
     kind = kinds.get(failure["kind"], RankFailed)
     raise kind(failure["reason"]) from RuntimeError(failure["traceback"])

@@ -7,26 +7,28 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from omegaconf import OmegaConf
 
-from fmnist_lit.config import read_config
+from fmnist_lit.errors import os_message
 from fmnist_lit.interrupt import Interrupted, own_signals
 from fmnist_lit.ranks.exchange import RankLost, Ranks, connected
-from fmnist_lit.ranks.launcher import FOLDER, LOST
+from fmnist_lit.ranks.launcher import FOLDER, JOB, LOST
 from fmnist_lit.run import train_and_test
 from fmnist_lit.storage import write_json
 from fmnist_lit.trainer import accelerator
 
 
 def end_with_launcher() -> None:
-    """Treat the launcher's end, however it comes, as SIGTERM: finish the step, save, end."""
+    """Treat the launcher's end, however it comes, as SIGTERM: finish the step, save, end.
+
+    Before the ranks have met SIGTERM ends the process at once.
+    """
 
     def wait() -> None:
         os.read(0, 1)  # the launcher holds the other end and writes nothing
@@ -63,14 +65,24 @@ def log_as(directory: Path) -> None:
     logging.config.dictConfig(OmegaConf.to_container(hydra.job_logging, resolve=True))  # type: ignore[arg-type]
 
 
-def work(directory: Path, ranks: Ranks, config: Mapping[str, Any]) -> None:
+def work(directory: Path, rank: int, local: int) -> None:
     """Train with the others."""
-    job = json.loads((directory / FOLDER / "job.json").read_bytes())
+    job = json.loads((directory / FOLDER / JOB).read_bytes())
+    trainer = job["config"]["trainer"]
+    ranks = Ranks(rank, trainer["devices"] * trainer["num_nodes"], local)
     if ranks.first:
         log_as(directory)
-    cuda = accelerator(config["trainer"]) == "gpu"
-    with own_signals() as signals, group(ranks, directory / FOLDER / "meeting_point", cuda):
-        train_and_test(config, directory, job["choices"], job["command"], signals, job["resumed"], (), ranks)
+    what = (job["config"], directory, job["choices"], job["command"])
+    cuda = accelerator(trainer) == "gpu"
+    with group(ranks, directory / FOLDER / "meeting_point", cuda), own_signals(patient=True) as signals:
+        train_and_test(*what, signals, job["resumed"], (), ranks)
+
+
+def reason_of(error: Exception) -> dict[str, str]:
+    """Return what the launcher is to know of a failure."""
+    if isinstance(error, OSError):
+        return {"kind": "UserError", "reason": os_message(error), "traceback": traceback.format_exc()}
+    return {"kind": type(error).__name__, "reason": str(error), "traceback": traceback.format_exc()}
 
 
 def main() -> int:
@@ -78,17 +90,13 @@ def main() -> int:
     end_with_launcher()
     directory, rank, local = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     try:
-        config = read_config(directory)
-        count = config["trainer"]["devices"] * config["trainer"]["num_nodes"]
-        work(directory, Ranks(rank, count, local), config)
+        work(directory, rank, local)
     except Interrupted as error:
         return error.status
-    except RankLost:
-        return LOST
     except Exception as error:
-        reason = {"kind": type(error).__name__, "reason": str(error), "traceback": traceback.format_exc()}
-        write_json(directory / FOLDER / f"{rank}.json", reason)
-        return 1
+        with suppress(OSError):  # the folder is gone, or the disk is full; the exit status is left
+            write_json(directory / FOLDER / f"failure_{rank}.json", reason_of(error))
+        return LOST if isinstance(error, RankLost) else 1
     return 0
 
 
