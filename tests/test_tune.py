@@ -1,5 +1,7 @@
 """Searches over configs: what a space may say, studies that go on, and the experiment that comes out."""
 
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +9,12 @@ import optuna
 import pytest
 from hydra import compose, initialize_config_dir
 
+import fmnist_lit.search
 import scripts.tune
 from fmnist_lit.config import check, resolved
-from fmnist_lit.errors import UsageError
-from fmnist_lit.search import compose_config, experiment
+from fmnist_lit.errors import Diverged, UsageError, UserError
+from fmnist_lit.interrupt import Interrupted
+from fmnist_lit.search import compose_config, experiment, optimize
 from fmnist_lit.search_space import CONF, read_search
 from tests.conftest import SMALL, call
 
@@ -124,6 +128,63 @@ def test_spaces_of_the_project_are_sound() -> None:
         for key, kind in search.space.items():
             for value in kind.get("choices") or (kind["low"], kind["high"]):
                 compose_config([*search.overrides, f"{key}={value}"])
+
+
+def stub(monkeypatch: pytest.MonkeyPatch, *outcomes: float | BaseException) -> None:
+    """Let trials end so instead of training, the last outcome for all that follow."""
+    left = list(outcomes)
+
+    def run(*arguments: Any, **further: Any) -> dict[str, Any]:
+        outcome = left.pop(0) if len(left) > 1 else left[0]
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return {"val": {"accuracy": outcome}}
+
+    monkeypatch.setattr(fmnist_lit.search, "run", run)
+
+
+def states(folder: Path) -> list[str]:
+    study = optuna.load_study(study_name="space", storage=f"sqlite:///{folder}/tune/space/study.db")
+    return [trial.state.name for trial in study.trials]
+
+
+def test_a_trial_that_diverges_is_hopeless_and_one_that_fails_ends_the_search(
+    space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scripts.tune, "EXPERIMENTS", tmp_path)
+    command = (space, *SMALL, "--output-dir", tmp_path, "--trials", "3")
+    stub(monkeypatch, 0.5, Diverged("training diverged"), UserError("the disk is full"))
+    answer = call(scripts.tune, *command)
+    assert (answer.returncode, answer.stderr) == (1, "error: the disk is full\n")
+    assert states(tmp_path) == ["COMPLETE", "PRUNED", "FAIL"]
+
+    stub(monkeypatch, Interrupted(signal.SIGTERM))
+    assert call(scripts.tune, *command).returncode == 143
+    stub(monkeypatch, 0.6)
+    assert call(scripts.tune, *command).returncode == 0
+    assert states(tmp_path) == ["COMPLETE", "PRUNED", "FAIL", "FAIL", "COMPLETE"]
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_workers_that_start_at_once_share_one_study(
+    space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub(monkeypatch, 0.5)
+    monkeypatch.setattr(
+        fmnist_lit.search, "compose_config", lambda overrides: ({}, {}, "")
+    )  # no threads there
+    search = read_search(space, SMALL)
+    storage = f"sqlite:///{tmp_path}/study.db"
+    (tmp_path / "tune").mkdir()
+
+    def work(seed: int) -> None:
+        optimize(search, tmp_path / "tune", "space", storage, 6, seed)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    study = optuna.load_study(study_name="space", storage=storage)
+    assert 6 <= len(study.trials) <= 9  # four may look at once whether there is one left to do
+    assert [trial.params["optim.lr"] for trial in study.trials].count(1e-8) == 1
 
 
 def test_a_database_that_cannot_be_opened_says_why(space: Path, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Checkpoints from which a run goes on to the same bits, whenever it was stopped."""
 
+import errno
 import logging
 import os
+import shutil
 import time
 import zipfile
 from collections.abc import Mapping
@@ -20,6 +22,7 @@ from fmnist_lit.ranks.exchange import ALONE, Ranks
 
 log = logging.getLogger(__name__)
 
+ALMOST_NOTHING = 2**20  # bytes left on a disk that is full
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 RANK_SEED = 1_000_003  # apart by more than anybody's seeds
 
@@ -71,9 +74,11 @@ class WholeCheckpoints(TorchCheckpointIO):
                 os.link(path, link)
                 os.replace(link, path.with_name(PREVIOUS))
             os.replace(temporary, path)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as either
+        except (OSError, RuntimeError) as error:  # PyTorch reports a full disk as a fault of its own
+            full = shutil.disk_usage(path.parent).free < ALMOST_NOTHING
             temporary.unlink(missing_ok=True)
-            raise UserError(f"{path} cannot be written: {error}") from error
+            reason = os.strerror(errno.ENOSPC) if full else error
+            raise UserError(f"{path} cannot be written: {reason}") from error
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
