@@ -25,7 +25,7 @@ train: $(INSTALLED) ## train cnn_c on Fashion-MNIST (20 epochs); more settings i
 	$(BIN)/python train.py model=cnn_c optim=sgd $(ARGS)
 
 test: $(INSTALLED) ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 lint: $(INSTALLED) ## check style and types
 	$(BIN)/ruff check .
