@@ -131,10 +131,8 @@ def watch(processes: Processes, signals: Signals) -> set[int]:
     while running := {rank for rank, process in processes.items() if process.poll() is None}:
         if signals.number is not None and not told:
             told, deadline = True, time.monotonic() + SAVE_S
-            for rank in running:
-                processes[
-                    rank
-                ].terminate()  # whatever came here: a rank that starts still knows this one alone
+            for rank in running:  # SIGTERM, whatever came here: a rank that still starts knows no other
+                processes[rank].terminate()
         if deadline == float("inf") and any(process.returncode for process in processes.values()):
             deadline = time.monotonic() + GRACE_S
         if time.monotonic() > deadline:
