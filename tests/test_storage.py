@@ -2,6 +2,7 @@
 
 import errno
 import os
+import platform
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from fmnist_lit.allocator import keep_freed_memory
 from fmnist_lit.checkpoints import LAST, WholeCheckpoints
 from fmnist_lit.errors import Occupied, UserError
 from fmnist_lit.launch import message
@@ -56,6 +58,11 @@ def test_one_at_a_time_holds_a_lock(tmp_path: Path) -> None:
     with ThreadPoolExecutor(MANY) as pool:
         list(pool.map(work, range(MANY)))
     assert not is_locked(tmp_path / "lock")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+def test_the_c_library_agrees_to_keep_memory() -> None:
+    assert keep_freed_memory()
 
 
 def no_space(*arguments: Any) -> None:

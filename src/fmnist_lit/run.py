@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from torch.optim import Optimizer
 
 from fmnist_lit import provenance, tensorboard
+from fmnist_lit.allocator import keep_freed_memory
 from fmnist_lit.build import build
 from fmnist_lit.checkpoints import PREVIOUS, ResumePoints, newest_whole
 from fmnist_lit.classifier import Classifier
@@ -87,6 +88,7 @@ def train_and_test(
 ) -> dict[str, Any]:
     """Do what ``run`` says, in a directory that only the first of the ranks writes into."""
     quiet_lightning()
+    keep_freed_memory()
     torch.set_num_threads(config["threads"] or max(1, DEFAULT_THREADS // config["trainer"]["devices"]))
     L.seed_everything(config["seed"], verbose=False)
     classifier = build_classifier(config, ranks)
