@@ -170,9 +170,8 @@ def test_workers_that_start_at_once_share_one_study(
     space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stub(monkeypatch, 0.5)
-    monkeypatch.setattr(
-        fmnist_lit.search, "compose_config", lambda overrides: ({}, {}, "")
-    )  # no threads there
+    # Hydra composes in one thread of a process only.
+    monkeypatch.setattr(fmnist_lit.search, "compose_config", lambda overrides: ({}, {}, ""))
     search = read_search(space, SMALL)
     storage = f"sqlite:///{tmp_path}/study.db"
     (tmp_path / "tune").mkdir()

@@ -188,9 +188,8 @@ def command_line(train: Callable[[], Any]) -> int:
     """
     try:
         with own_signals():
-            logging.raiseExceptions = (
-                WANTS_TRACEBACK  # a log that cannot be written must not hide the message
-            )
+            # A log that cannot be written must not hide the message.
+            logging.raiseExceptions = WANTS_TRACEBACK
             stopped = named_run(sys.argv[1:])
             if stopped is not None:
                 return go_on(stopped)

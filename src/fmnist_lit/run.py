@@ -1,6 +1,5 @@
 """One run from a config: seed, build, fit, test, and the run directory that is all that is left of it."""
 
-import fcntl
 import logging
 import os
 import shutil
@@ -31,7 +30,7 @@ from fmnist_lit.models.layer_table import parameter_count
 from fmnist_lit.ranks.exchange import ALONE, Ranks
 from fmnist_lit.ranks.launcher import train_on_ranks
 from fmnist_lit.report.summary import summary
-from fmnist_lit.storage import write_json, write_new
+from fmnist_lit.storage import try_lock, write_json, write_new
 from fmnist_lit.trainer import build_trainer, quiet_lightning
 
 log = logging.getLogger(__name__)
@@ -156,10 +155,8 @@ def alone(directory: Path) -> Iterator[int]:
         Occupied: another process runs here.
     """
     with (directory / "config.yaml").open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Occupied(f"{directory}: this run is going on, in another process.") from error
+        if not try_lock(file):
+            raise Occupied(f"{directory}: this run is going on, in another process.")
         yield file.fileno()
 
 

@@ -39,8 +39,10 @@ def accelerator(settings: Mapping[str, Any]) -> str:
     Raises:
         UserError: there are fewer GPUs than ``trainer.devices`` says.
     """
+    if settings["accelerator"] == "cpu":
+        return "cpu"
     found, wanted = torch.cuda.device_count(), settings["devices"]
-    if settings["accelerator"] == "cpu" or (settings["accelerator"] == "auto" and not found):
+    if settings["accelerator"] == "auto" and not found:
         return "cpu"
     if not found:
         raise UserError("trainer=gpu: PyTorch sees no CUDA device here. Choose trainer=auto or trainer=cpu.")
