@@ -1,6 +1,5 @@
 """The networks, their patching modes and their initialization."""
 
-import copy
 import math
 from typing import Any
 
@@ -13,7 +12,7 @@ from fmnist_lit.config import SCHEMES as KNOWN_SCHEMES
 from fmnist_lit.models.block_cnn import BlockCNN
 from fmnist_lit.models.cnn import CNNB, CNNC, DOUBLE_SOFTMAX_FLOOR
 from fmnist_lit.models.compute import training_flop
-from fmnist_lit.models.fast import OneDNNProduct, by_itself, prepare
+from fmnist_lit.models.fast import by_itself, prepare
 from fmnist_lit.models.initialization import SCHEMES, initialize
 from fmnist_lit.models.layer_table import layer_table, parameter_count
 from fmnist_lit.models.lenet import LeNet
@@ -192,46 +191,23 @@ def test_a_prepared_model_gives_the_same_values_and_gradients(name: str, compose
     images, labels = torch.randn(8, 1, 28, 28), torch.arange(8)
     outputs = []
     for model in (plain, fast):
-        torch.manual_seed(1)  # of dropout
+        for layer in model.modules():
+            if isinstance(layer, nn.Dropout):
+                layer.p = 0.0  # both ways to draw are right, and differ
         outputs.append(model.train()(images))
         nn.functional.cross_entropy(outputs[-1], labels).backward()
-    torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=0)
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-4, atol=1e-5)
     for (name, ours), theirs in zip(fast.named_parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=0, msg=name)
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5, msg=name)
+    for name, theirs in plain.named_buffers():
+        torch.testing.assert_close(fast.get_buffer(name), theirs, rtol=1e-5, atol=1e-6, msg=name)
+    assert torch.equal(fast.eval()(images), reloaded(plain, fast).eval()(images))
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_wide_layers_give_large_batches_the_same_values_and_gradients(
-    bias: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch.manual_seed(0)
-    plain = nn.Sequential(nn.Linear(784, 200, bias=bias), nn.ReLU(), nn.Linear(200, 600, bias=bias))
-    fast = prepare(copy.deepcopy(plain))
-    products = []
-    monkeypatch.setattr(OneDNNProduct, "forward", spied(OneDNNProduct.forward, products))
-    for n, used in ((128, 2), (127, 0), (300, 2)):
-        products.clear()
-        images = torch.randn(n, 784)
-        outputs = []
-        for model in (plain, fast):
-            model.zero_grad()
-            outputs.append(model(images))
-            outputs[-1].square().mean().backward()
-        assert len(products) == used
-        torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-5, atol=1e-6)
-        for ours, theirs in zip(fast.parameters(), plain.parameters(), strict=True):
-            torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-7)
-    assert torch.equal(fast.eval()(images), plain.eval()(images)), "readers of a checkpoint get the same bits"
-
-
-def spied(function: Any, calls: list[int]) -> Any:
-    """Count the calls of a function."""
-
-    def counted(*arguments: Any) -> Any:
-        calls.append(1)
-        return function(*arguments)
-
-    return counted
+def reloaded(plain: nn.Module, trained: nn.Module) -> nn.Module:
+    """Give a plain network the weights of another: what it says must be the same bits."""
+    plain.load_state_dict(trained.state_dict())
+    return plain
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -263,7 +239,7 @@ def test_only_layers_that_treat_each_image_by_itself_take_parts() -> None:
 
 def test_pooling_comes_before_the_activation_where_that_is_the_same() -> None:
     kinds = [type(layer).__name__ for layer in prepare(CNNC()).features]
-    assert kinds == ["Conv2d", "MaxPool2d", "ReLU", "Conv2d", "BatchNorm2d", "MaxPool2d", "ReLU"]
+    assert kinds == ["Conv2d", "MaxPool2d", "ReLU", "Conv2d", "NarrowBatchNorm", "MaxPool2d", "ReLU"]
     average = [type(layer).__name__ for layer in prepare(LeNet()).features]
     assert average == ["Conv2d", "ReLU", "AvgPool2d", "Conv2d", "ReLU", "AvgPool2d"]
 

@@ -16,17 +16,20 @@ from fmnist_lit.ranks.exchange import ALONE, Counts, Ranks
 from fmnist_lit.schedules import Schedule
 
 SUMS = ("batch_losses", "losses", "hits")
+# What Lightning calls around a step; calling nobody takes it a tenth of a step of a small model.
+STEP_HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
 
 
 class Tally:
     """Loss and hits of an epoch, summed in tensors on the device, so that no step waits for a number."""
 
     def __init__(self, device: torch.device) -> None:
-        self.images: Tensor | int = 0  # a tensor where ranks count together
+        self.images = 0
         # Of single precision, 1,875 losses would be added to four digits only.
         self.batch_losses = torch.zeros((), dtype=torch.float64, device=device)
         self.losses = torch.zeros((), dtype=torch.float64, device=device)
         self.hits = torch.zeros((), dtype=torch.int64, device=device)
+        self.waiting: list[Counts] = []
 
     @classmethod
     def of(cls, state: Mapping[str, Any], device: torch.device) -> "Tally":
@@ -39,27 +42,41 @@ class Tally:
 
     def state(self) -> dict[str, Any]:
         """Return the sums so far, to be kept."""
-        return {"images": int(self.images)} | {name: getattr(self, name).clone() for name in SUMS}
+        self.settle()
+        return {"images": self.images} | {name: getattr(self, name).clone() for name in SUMS}
 
     def add(self, counts: Counts) -> None:
-        """Count one batch."""
-        loss, hits, images = counts
-        self.images += images
-        self.batch_losses += loss
-        self.losses += loss * images  # the last batch may be smaller and must weigh less
-        self.hits += hits
+        """Count one batch: sooner or later, for small operations around a small step are dear."""
+        self.waiting.append(counts)
+
+    def settle(self) -> None:
+        """Add what waits."""
+        if not self.waiting:
+            return
+        losses, hits, images = zip(*self.waiting, strict=True)
+        self.waiting = []
+        sizes = [int(number) for number in images]
+        means = torch.stack(losses).double()
+        self.images += sum(sizes)
+        # Not in place: sums that began in inference mode may be read out of it.
+        self.batch_losses = self.batch_losses + means.sum()
+        # The last batch may be smaller and must weigh less.
+        self.losses = self.losses + means @ torch.tensor(sizes, dtype=means.dtype, device=means.device)
+        self.hits = self.hits + torch.stack(hits).sum()
 
     def add_up(self, ranks: Ranks) -> None:
         """Count what all ranks have counted."""
+        self.settle()
         sums = [getattr(self, name).double() for name in SUMS]
-        sums = list(ranks.add_up(torch.stack([*sums, torch.full_like(sums[0], int(self.images))])))
+        sums = list(ranks.add_up(torch.stack([*sums, torch.full_like(sums[0], self.images)])))
         self.images = int(sums.pop())
         for name, total in zip(SUMS, sums, strict=True):
             getattr(self, name).copy_(total)
 
     def figures(self) -> dict[str, float]:
         """Return ``loss`` (mean over images), ``accuracy`` and ``loss_sum`` (over batches)."""
-        images = max(int(self.images), 1)
+        self.settle()
+        images = max(self.images, 1)
         return {
             "loss": self.losses.item() / images,
             "accuracy": self.hits.item() / images,
@@ -115,6 +132,7 @@ class Classifier(L.LightningModule):
             self.averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True).requires_grad_(False)
         self.make_optimizer, self.make_schedule = optimizer, schedule
         self.tallies: dict[str, Tally] = {}  # by part: "train", "val", "test"
+        self.needs_lightning = True
         self.group: list[tuple[Tensor, float]] = []  # loss and rate of each step of the last group
         self.test_outputs: list[Tensor] = []  # of the test set, at the end of the run
 
@@ -162,19 +180,31 @@ class Classifier(L.LightningModule):
             for part in parts:
                 self.tallies[part].add_up(self.ranks)
 
+    def on_train_start(self) -> None:
+        """Ask whether Lightning has anything to do around a step: for scaled losses, or for a callback."""
+        callbacks: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        self.needs_lightning = getattr(self.trainer.precision_plugin, "scaler", None) is not None or any(
+            getattr(type(callback), hook) is not getattr(L.Callback, hook)
+            for callback in callbacks
+            for hook in STEP_HOOKS
+        )
+
     def on_train_epoch_start(self) -> None:
         """Forget the last epoch's sums."""
         self.start(["train"])
 
     def training_step(self, group: Iterable[Batch], batch_idx: int) -> None:
         """Take an optimizer's step for each batch of a group."""
-        optimizer: Any = self.optimizers()
+        wrapped: Any = self.optimizers()
+        optimizer = wrapped if self.needs_lightning else wrapped.optimizer
+        weights = [weight for settings in optimizer.param_groups for weight in settings["params"]]
         scheduler = (
             self.schedule["scheduler"] if self.schedule and self.schedule["interval"] == "step" else None
         )
         self.group = []
         for batch in group:
-            optimizer.zero_grad()
+            for weight in weights:
+                weight.grad = None
             counts = self.backward_pass(batch)
             if self.ranks.count > 1:
                 counts = self.ranks.average(self.model, counts)
@@ -188,6 +218,10 @@ class Classifier(L.LightningModule):
                 self.averaged.update_parameters(self.model)
             if scheduler:
                 scheduler.step()
+        self.tallies["train"].settle()
+        if not self.needs_lightning:
+            progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+            progress.increment_by(len(self.group))
 
     def backward_pass(self, batch: Batch) -> Counts:
         """Compute the gradients of one batch; return its counts."""
@@ -197,7 +231,10 @@ class Classifier(L.LightningModule):
         loss, output, counts = self.compute(batch)
         if self.label_smoothing:
             loss = cross_entropy(output, labels, label_smoothing=self.label_smoothing)
-        self.manual_backward(loss)
+        if self.needs_lightning:
+            self.manual_backward(loss)
+        else:
+            loss.backward()
         return counts
 
     def on_train_epoch_end(self) -> None:

@@ -86,7 +86,7 @@ class History(L.Callback):
             row |= {f"{part}_loss": figures["loss"], f"{part}_accuracy": figures["accuracy"]}
         steps_s = (self.trained or ended) - self.started
         train = pl_module.tallies["train"]
-        images = int(train.images)
+        images = train.images
         self.images, self.steps_s = self.images + images, self.steps_s + steps_s
         row |= {
             "loss_sum": train.figures()["loss_sum"],

@@ -1,14 +1,12 @@
 """The same function in fewer seconds: how a model is prepared before it is trained or asked."""
 
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from fmnist_lit.models.fast_layers import accelerate
 
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU)
 POOLINGS = (nn.MaxPool2d, nn.AvgPool2d)
-# From this size on oneDNN's matrix products outweigh that it copies a weight into its own order each time.
-WIDE, LARGE = 100_000, 128  # weights of a layer, images of a batch
 CHUNK = 32  # images whose feature maps of 32 channels at 28x28 fit a core's cache
 
 
@@ -19,55 +17,11 @@ def prepare(model: nn.Module) -> nn.Module:
     """
     pool_before_activation(model)
     for layer in model.modules():
-        if type(layer) is nn.Linear and layer.weight.numel() >= WIDE and torch.backends.mkldnn.is_available():
-            layer.__class__ = WideLinear
+        accelerate(layer)
     if hasattr(model, "chunk"):
         model.chunk = CHUNK  # type: ignore[assignment]
     # On a CPU convolutions and pooling are vectorized over channels only in this format.
     return model.to(memory_format=torch.channels_last)
-
-
-class OneDNNProduct(torch.autograd.Function):
-    """A Linear layer by oneDNN, which uses AVX-512 on any processor; PyTorch's MKL only on Intel's."""
-
-    @staticmethod
-    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Map (n, features) to (n, outputs)."""
-        ctx.save_for_backward(images, weight)
-        ctx.has_bias = bias is not None
-        output: Tensor = torch.ops.aten.mkldnn_linear(images.to_mkldnn(), weight, bias).to_dense()
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
-        """Return the gradients of images, where they are wanted, weight and bias."""
-        images, weight = ctx.saved_tensors
-        gradient = gradients[0].contiguous().to_mkldnn()
-        of_images = None
-        if ctx.needs_input_grad[0]:
-            of_images = torch.ops.aten.mkldnn_linear_backward_input(images.shape, gradient, weight).to_dense()
-        of_weight, of_bias = torch.ops.aten.mkldnn_linear_backward_weights(
-            gradient, images.to_mkldnn(), weight, ctx.has_bias
-        )
-        return of_images, dense(of_weight), dense(of_bias) if ctx.has_bias else None
-
-
-def dense(tensor: Tensor) -> Tensor:
-    """Return a tensor in PyTorch's own order."""
-    return tensor.to_dense() if tensor.is_mkldnn else tensor
-
-
-class WideLinear(nn.Linear):
-    """A Linear layer that trains large batches faster on a CPU; the same function."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Map (n, features) to (n, outputs)."""
-        if not self.training or input.dim() != 2 or len(input) < LARGE or torch.is_autocast_enabled("cpu"):
-            return super().forward(input)
-        if input.device.type != "cpu" or not self.weight.dtype == input.dtype == torch.float32:
-            return super().forward(input)
-        output: Tensor = OneDNNProduct.apply(input, self.weight, self.bias)
-        return output
 
 
 def pool_before_activation(model: nn.Module) -> None:

@@ -1,0 +1,171 @@
+"""Layers with faster code: equality with PyTorch's own, and when they must leave it to that."""
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fmnist_lit.models import fast_layers
+from fmnist_lit.models.fast_layers import FastDropout, FastLinear, NarrowBatchNorm, accelerate
+
+
+def pair(layer: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """Return a layer and its faster twin."""
+    fast = copy.deepcopy(layer)
+    accelerate(fast)
+    assert type(fast) is not type(layer)
+    return layer, fast
+
+
+def outcome(layer: nn.Module, images: Tensor, gradient: Tensor) -> dict[str, Tensor]:
+    """Return all that a layer gives: output, gradients, and what it remembers."""
+    images = images.detach().clone().requires_grad_()
+    layer.zero_grad()
+    output = layer(images)
+    output.backward(gradient)
+    assert images.grad is not None
+    gradients = {name: weight.grad for name, weight in layer.named_parameters()}
+    return {"output": output, "images": images.grad, **gradients, **dict(layer.named_buffers())}
+
+
+def spied(monkeypatch: pytest.MonkeyPatch, function: Any) -> list[int]:
+    """Note each call of the faster code of an autograd function."""
+    calls: list[int] = []
+    forward = function.forward
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(1)
+        return forward(*arguments)
+
+    monkeypatch.setattr(function, "forward", counted)
+    return calls
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("n", "used"), [(64, 1), (300, 1), (19, 0)])
+def test_large_products_are_the_same(n: int, used: int, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    plain, fast = pair(nn.Linear(784, 200, bias=bias))
+    calls = spied(monkeypatch, fast_layers.OneDNNProduct)
+    images, gradient = torch.randn(n, 784), torch.randn(n, 200)
+    expected, ours = outcome(plain, images, gradient), outcome(fast, images, gradient)
+    assert len(calls) == used
+    for name, value in expected.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-4, msg=name)
+    assert torch.equal(fast.eval()(images), plain.eval()(images)), "evaluation must have the same bits"
+
+
+def test_the_first_layer_computes_no_gradient_of_the_images() -> None:
+    fast = pair(nn.Linear(784, 200))[1]
+    fast(torch.randn(64, 784)).sum().backward()  # images that want none
+    assert fast.weight.grad is not None
+
+
+@pytest.mark.parametrize("p", [0.1, 0.2, 0.5, 0.93])
+def test_dropout_keeps_its_chance_and_its_scale(p: float) -> None:
+    torch.manual_seed(0)
+    layer = pair(nn.Dropout(p))[1]
+    images = torch.rand(1001, 333) + 1
+    results = outcome(layer, images, torch.full_like(images, 2.0))
+    kept = results["output"] != 0
+    n = images.numel()
+    assert kept.sum().item() == pytest.approx(n * (1 - p), abs=5 * math.sqrt(n * p * (1 - p)))
+    torch.testing.assert_close(results["output"], torch.where(kept, images / (1 - p), 0.0))
+    torch.testing.assert_close(results["images"], kept * (2 / (1 - p)))
+
+
+def test_elements_are_dropped_independently_of_each_other() -> None:
+    torch.manual_seed(0)
+    layer = FastDropout(0.3)
+    kept = (layer(torch.ones(100_000)) != 0).double() - 0.7
+    deviation = 0.3 * 0.7 / math.sqrt(len(kept))  # of the mean product of two of them
+    for distance in (1, 2, 3, 4, 5, 8, 64):  # four are cut from one random number
+        assert abs((kept[distance:] * kept[:-distance]).mean().item()) < 5 * deviation, distance
+
+
+def test_dropout_draws_anew_each_time_and_the_same_from_a_seed() -> None:
+    layer, images = FastDropout(0.5), torch.ones(4, 25)
+    torch.manual_seed(0)
+    first, second = layer(images), layer(images)
+    torch.manual_seed(0)
+    assert torch.equal(layer(images), first)
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0, 0.4])
+def test_dropout_at_its_ends_and_in_evaluation_is_the_plain_one(p: float) -> None:
+    images = torch.rand(50, 60)
+    plain, fast = pair(nn.Dropout(p))
+    if p == 0.4:
+        plain, fast = plain.eval(), fast.eval()
+    assert torch.equal(plain(images), fast(images))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 15])
+@pytest.mark.parametrize("n", [1, 2, 7, 32])
+def test_narrow_normalization_is_the_same(n: int, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    plain, fast = pair(nn.BatchNorm2d(channels))
+    for layer in (plain, fast):
+        torch.manual_seed(1)
+        nn.init.normal_(layer.weight)  # some below zero
+        nn.init.normal_(layer.bias)
+    calls = spied(monkeypatch, fast_layers.NarrowNormalization)
+    for _ in range(2):  # the second time, running means are no longer those of the start
+        images = (3 * torch.randn(n, channels, 13, 7) + 5).to(memory_format=torch.channels_last)
+        gradient = torch.randn(n, channels, 13, 7)
+        expected = outcome(plain.double(), images.double(), gradient.double())
+        for name, ours in outcome(fast, images, gradient).items():
+            torch.testing.assert_close(ours, expected[name].to(ours.dtype), rtol=1e-4, atol=2e-4, msg=name)
+    assert len(calls) == 2
+    plain.float().load_state_dict(fast.state_dict())
+    assert torch.equal(fast.eval()(images), plain.eval()(images)), "evaluation must have the same bits"
+
+
+def test_one_number_a_channel_cannot_be_normalized() -> None:
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        NarrowBatchNorm(4)(torch.ones(1, 4, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.BatchNorm2d(4, momentum=None), (3, 4, 5, 5)),  # a mean of all batches
+        (nn.BatchNorm2d(4, track_running_stats=False), (3, 4, 5, 5)),
+        (nn.BatchNorm2d(4, affine=False), (3, 4, 5, 5)),
+        (nn.BatchNorm2d(16), (3, 16, 5, 5)),
+        (nn.Linear(784, 200), (2, 100, 784)),
+    ],
+)
+def test_what_faster_code_does_not_do_is_left_to_pytorch(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    plain, fast = pair(layer)
+    images = torch.randn(shape)
+    assert torch.equal(fast(images), plain(images))
+    for name, value in plain.named_buffers():
+        assert torch.equal(fast.get_buffer(name), value)
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(784, 200), nn.BatchNorm2d(4)])
+def test_other_precisions_are_left_to_pytorch(layer: nn.Module) -> None:
+    plain, fast = pair(layer)
+    shape = (64, 784) if isinstance(layer, nn.Linear) else (8, 4, 7, 7)
+    images = torch.randn(shape)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(fast(images), plain(images))
+    assert torch.equal(fast.double()(images.double()), plain.double()(images.double()))
+
+
+def test_only_plain_layers_are_replaced() -> None:
+    """A class of somebody's own, or one already replaced, stays what it is."""
+
+    class Own(nn.Linear):
+        pass
+
+    own, fast = Own(3, 4), FastLinear(3, 4)
+    accelerate(own)
+    accelerate(fast)
+    assert type(own) is Own
+    assert type(fast) is FastLinear
