@@ -27,7 +27,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure training speed and what it is compared with.")
     parser.add_argument("--models", default=",".join(MODELS), help="default: %(default)s")
     parser.add_argument("--batch-sizes", default="32,128,512", help="default: %(default)s")
-    parser.add_argument("--images", type=int, default=30_000, help="of one measurement, a multiple of 10")
+    parser.add_argument("--images", type=int, default=60_000, help="of an epoch, a multiple of 10")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each contender, in turn")
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count(), help="CPU threads (default: all cores)"

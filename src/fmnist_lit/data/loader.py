@@ -99,7 +99,8 @@ class BatchLoader:
             return
         order = epoch_order(len(self.images), self.shuffle_seed, self.epoch()).to(self.images.device)
         for chosen in order.split(self.batch_size):
-            yield self.images[chosen], self.labels[chosen]
+            # Several times faster than self.images[chosen], which goes from pixel to pixel.
+            yield self.images.index_select(0, chosen), self.labels.index_select(0, chosen)
 
 
 class BatchGroups:
