@@ -3,6 +3,7 @@
 All else, evaluation first of all, is left to PyTorch's own code: a reader of a checkpoint gets its bits.
 """
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -94,26 +95,31 @@ class NarrowNormalization(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return normalized feature maps of (n, c, h, w), and the mean and variance of each channel."""
         columns, spread = side_by_side(images)
-        mean = over_channels(columns, spread) / (columns.numel() / len(weight))
-        centred = columns - mean.repeat(spread)
-        variance = over_channels(centred * centred, spread) / (columns.numel() / len(weight))
+        ctx.sharing = sharing = same_channel(len(weight), spread)
+        mean = columns.mean(0) @ sharing
+        centred = columns - mean
+        variance = (centred * centred).mean(0) @ sharing
         inverse = (variance + eps).rsqrt()
-        output = torch.addcmul(bias.repeat(spread), centred, (weight * inverse).repeat(spread))
-        ctx.save_for_backward(centred, weight, inverse)
+        factor = weight.expand(spread, -1).reshape(-1) * inverse
+        ctx.save_for_backward(centred, factor, inverse)
+        mean, variance = mean[: len(weight)], variance[: len(weight)]
         ctx.mark_non_differentiable(mean, variance)
+        output = torch.addcmul(bias.expand(spread, -1).reshape(-1), centred, factor)
         return as_maps(output, images.shape), mean, variance
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         """Return the gradients of images, weight and bias."""
-        centred, weight, inverse = ctx.saved_tensors
-        columns, spread = side_by_side(gradients[0].contiguous(memory_format=torch.channels_last))
-        of_bias = over_channels(columns, spread)
-        of_weight = over_channels(columns * centred, spread) * inverse
-        factor, count = weight * inverse, columns.numel() / len(weight)
-        of_images = torch.addcmul((-factor * of_bias / count).repeat(spread), columns, factor.repeat(spread))
-        of_images.addcmul_(centred, (-factor * inverse * of_weight / count).repeat(spread))
-        return as_maps(of_images, gradients[0].shape), of_weight, of_bias, None
+        centred, factor, inverse = ctx.saved_tensors
+        channels = gradients[0].shape[1]
+        columns, _ = side_by_side(gradients[0].contiguous(memory_format=torch.channels_last))
+        of_bias = columns.mean(0) @ ctx.sharing  # means still
+        of_weight = (columns * centred).mean(0) @ ctx.sharing * inverse
+        of_images = torch.addcmul(-factor * of_bias, columns, factor)
+        of_images.addcmul_(centred, -factor * inverse * of_weight)
+        count = columns.numel() / channels
+        sums = of_weight[:channels] * count, of_bias[:channels] * count
+        return as_maps(of_images, gradients[0].shape), *sums, None
 
 
 def side_by_side(maps: Tensor) -> tuple[Tensor, int]:
@@ -125,9 +131,10 @@ def side_by_side(maps: Tensor) -> tuple[Tensor, int]:
     return maps.permute(0, 2, 3, 1).reshape(-1, channels * spread), spread
 
 
-def over_channels(columns: Tensor, spread: int) -> Tensor:
-    """Return the sum of each channel."""
-    return columns.sum(0).view(spread, -1).sum(0)
+@cache
+def same_channel(channels: int, spread: int) -> Tensor:
+    """Return the matrix that turns columns' means into those of their channels, at each of its columns."""
+    return torch.eye(channels).repeat(spread, spread) / spread
 
 
 def as_maps(columns: Tensor, shape: torch.Size) -> Tensor:
