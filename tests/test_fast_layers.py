@@ -143,6 +143,8 @@ def test_one_number_a_channel_cannot_be_normalized() -> None:
 def test_what_faster_code_does_not_do_is_left_to_pytorch(layer: nn.Module, shape: tuple[int, ...]) -> None:
     plain, fast = pair(layer)
     images = torch.randn(shape)
+    if len(shape) == 4:
+        images = images.to(memory_format=torch.channels_last)
     assert torch.equal(fast(images), plain(images))
     for name, value in plain.named_buffers():
         assert torch.equal(fast.get_buffer(name), value)

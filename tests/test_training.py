@@ -6,17 +6,22 @@ import math
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
 from fmnist_lit.build import build
+from fmnist_lit.classifier import Classifier
+from fmnist_lit.data import datamodule
 from fmnist_lit.data.loader import epoch_order, normalize
 from fmnist_lit.errors import UsageError, UserError
 from fmnist_lit.models.fast import prepare
 from fmnist_lit.models.initialization import initialize
 from fmnist_lit.report.evaluation import evaluate
 from fmnist_lit.report.run_directory import RunDirectory
+from fmnist_lit.run import run
+from tests.conftest import SMALL
 
 
 def weights(directory: Path, name: str = "last") -> dict[str, torch.Tensor]:
@@ -57,8 +62,11 @@ def test_run_directory_is_complete(trained: Any, composed: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["mlp4", "cnn_c"])
-def test_training_equals_a_plain_loop(name: str, trained: Any, composed: Any) -> None:
+def test_training_equals_a_plain_loop(
+    name: str, trained: Any, composed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same bits as a loop without Lightning: weights, loss sums, and figures of every part."""
+    monkeypatch.setattr(datamodule, "GROUP_IMAGES", 64)  # several groups an epoch
     overrides = (f"model={name}", "init=he_normal", "optim=adam", "data.batch_size=32", "seed=5")
     directory, metrics = trained(*overrides)
     config = composed("data=synthetic", "data.images.train=200", "data.images.test=100", *overrides)
@@ -71,18 +79,22 @@ def test_training_equals_a_plain_loop(name: str, trained: Any, composed: Any) ->
     data.setup()
     images, labels = data.parts["train"]
     optimizer = torch.optim.Adam(model.parameters(), lr=0.001, fused=True)
-    sums = []
+    sums, hits = [], []
     for epoch in range(2):
         model.train()
         sums.append(0.0)
+        hits.append(0)
         for chosen in epoch_order(len(images), 5, epoch).split(32):
             optimizer.zero_grad()
-            loss = cross_entropy(model(normalize(images[chosen], "standard")), labels[chosen])
+            output = model(normalize(images[chosen], "standard"))
+            loss = cross_entropy(output, labels[chosen])
             loss.backward()
             optimizer.step()
             sums[-1] += loss.item()
+            hits[-1] += int((output.argmax(1) == labels[chosen]).sum())
     assert same(weights(directory), model.state_dict())
     assert [row["loss_sum"] for row in history(directory)] == pytest.approx(sums, rel=1e-12)
+    assert [row["train_accuracy"] * len(images) for row in history(directory)] == pytest.approx(hits)
 
     model.load_state_dict(weights(directory, "best"))
     model.eval()
@@ -91,6 +103,43 @@ def test_training_equals_a_plain_loop(name: str, trained: Any, composed: Any) ->
             output = model(normalize(images, "standard"))
         assert metrics[part]["accuracy"] == pytest.approx((output.argmax(1) == labels).double().mean().item())
         assert metrics[part]["loss"] == pytest.approx(cross_entropy(output, labels).item(), rel=1e-5)
+
+
+class Asker(L.Callback):
+    """Counts the gradients that it is shown."""
+
+    def __init__(self) -> None:
+        self.shown = 0
+
+    def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert all(weight.grad is not None for weight in pl_module.parameters())
+        self.shown += 1
+
+
+def test_a_callback_that_asks_for_gradients_is_shown_them(composed: Any, tmp_path: Path) -> None:
+    config = composed(*SMALL, "model=cnn_a", "data.val_fraction=0")
+    asker = Asker()
+    run(config, tmp_path, {}, "", callbacks=[asker])
+    assert asker.shown == 2 * math.ceil(200 / 32)
+
+
+class Scaler(L.Callback):
+    """Says that losses are scaled, as they are on a GPU with trainer.precision=16-mixed."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        trainer.precision_plugin.scaler = object()  # type: ignore[attr-defined]
+
+
+def test_scaled_losses_are_left_to_lightning(
+    composed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backward: list[int] = []
+    plain = Classifier.manual_backward
+    monkeypatch.setattr(
+        Classifier, "manual_backward", lambda self, loss: (backward.append(1), plain(self, loss))
+    )
+    run(composed(*SMALL, "model=cnn_a", "data.val_fraction=0"), tmp_path, {}, "", callbacks=[Scaler()])
+    assert len(backward) == 2 * math.ceil(200 / 32)
 
 
 @pytest.mark.parametrize("name", ["mlp4", "cnn_a", "cnn_c"])
