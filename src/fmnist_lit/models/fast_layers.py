@@ -62,8 +62,9 @@ class FastLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (n, features) to (n, outputs)."""
-        large = input.dim() == 2 and len(input) * self.weight.numel() >= LARGE
-        if not (large and trains_on_cpu(self, input, self.weight) and torch.backends.mkldnn.is_available()):
+        # Sizes last: an export to ONNX may not depend on them.
+        able = trains_on_cpu(self, input, self.weight) and torch.backends.mkldnn.is_available()
+        if not able or input.dim() != 2 or len(input) * self.weight.numel() < LARGE:
             return super().forward(input)
         output: Tensor = OneDNNProduct.apply(input, self.weight, self.bias)
         return output
@@ -162,9 +163,9 @@ class NarrowBatchNorm(nn.BatchNorm2d):
 
     def is_narrow(self, maps: Tensor) -> bool:
         """Whether PyTorch is slow at this, and the faster way can do it."""
-        few = self.num_features < VECTOR and maps.numel() > self.num_features
-        in_order = maps.is_contiguous(memory_format=torch.channels_last)
-        return few and in_order and self.affine and trains_on_cpu(self, maps, self.weight)
+        able = self.affine and trains_on_cpu(self, maps, self.weight)
+        few = able and self.num_features < VECTOR and maps.numel() > self.num_features
+        return few and maps.is_contiguous(memory_format=torch.channels_last)
 
 
 FASTER: dict[type[nn.Module], type[nn.Module]] = {
