@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -42,7 +43,8 @@ def table(results: list[dict[str, Any]], names: list[str]) -> Table:
     """Return the speeds and ratios to read."""
     columns = [name for name in (*names, "reports") if name not in ("reports_0", "reports_2")]
     ratios = {title: other for title, other in RATIOS.items() if other in columns}
-    made = Table("model", "batch", *columns, *ratios, title="Images per second in training")
+    titles = ["model", "batch", *columns, *ratios]
+    made = Table(*titles, title="Images per second in training", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for result in results:
         speeds = {name: result[name]["images_per_second"] for name in columns}
         cells = [f"{speeds[name]:,.0f}" for name in columns]
