@@ -17,7 +17,7 @@ from fmnist_lit.schedules import Schedule
 
 SUMS = ("batch_losses", "losses", "hits")
 # What Lightning calls around a step; calling nobody takes it a tenth of a step of a small model.
-STEP_HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
+STEP_HOOKS = ("on_before_backward", "on_after_backward", "on_before_optimizer_step")
 
 
 class Tally:
@@ -132,7 +132,7 @@ class Classifier(L.LightningModule):
             self.averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True).requires_grad_(False)
         self.make_optimizer, self.make_schedule = optimizer, schedule
         self.tallies: dict[str, Tally] = {}  # by part: "train", "val", "test"
-        self.needs_lightning = True
+        self.needs_lightning = True  # around a step: to scale a loss, or to call a callback
         self.group: list[tuple[Tensor, float]] = []  # loss and rate of each step of the last group
         self.test_outputs: list[Tensor] = []  # of the test set, at the end of the run
 
