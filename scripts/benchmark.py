@@ -15,6 +15,7 @@ from rich.table import Table
 
 from fmnist_lit.benchmark.rounds import first_step, measure_all, with_reports
 from fmnist_lit.benchmark.work import MODELS
+from fmnist_lit.data.sources import named_folder
 from fmnist_lit.errors import UsageError, choices, exit_status
 from fmnist_lit.provenance import versions
 from fmnist_lit.storage import write_json
@@ -34,7 +35,9 @@ def arguments() -> argparse.Namespace:
         "--threads", type=int, default=os.cpu_count(), help="CPU threads (default: all cores)"
     )
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
-    parser.add_argument("--source", help="a folder that holds Fashion-MNIST, as data.images.source")
+    parser.add_argument(
+        "--source", type=named_folder, help="a folder that holds Fashion-MNIST, as data.images.source"
+    )
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmark.json"))
     return parser.parse_args()
 
@@ -83,7 +86,7 @@ def benchmark(chosen: argparse.Namespace) -> None:
     pairs = [(model, int(size)) for model in models for size in sizes]
     for model, size in track(pairs, "training", console=Console(stderr=True), transient=True):
         work = {"model": model, "batch_size": size, "images": chosen.images, "threads": chosen.threads}
-        work |= {"device": chosen.device, "source": chosen.source or ""}
+        work |= {"device": chosen.device, "source": str(chosen.source or "")}
         figures = with_reports(measure_all([*names, "evaluation"], work, chosen.rounds))
         results.append({"model": model, "batch_size": size, **figures})
     started = first_step(chosen.rounds, chosen.source)

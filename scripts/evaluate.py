@@ -8,9 +8,11 @@ from rich.console import Console
 from rich.table import Table
 
 from fmnist_lit.data.images import CLASSES
-from fmnist_lit.errors import exit_status
+from fmnist_lit.data.sources import named_folder
+from fmnist_lit.errors import exit_status, printable
 from fmnist_lit.report.evaluation import Evaluation, evaluate, metrics
 from fmnist_lit.report.evaluation_files import write_evaluation
+from fmnist_lit.report.own_files import require_own
 from fmnist_lit.report.run_directory import CHECKPOINTS, SPLITS, RunDirectory
 
 
@@ -19,6 +21,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Evaluate finished runs from their directories alone.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run directory")
     parser.add_argument("--checkpoint", choices=CHECKPOINTS, default="best")
+    parser.add_argument(
+        "--data", type=named_folder, metavar="FOLDER", help="of Fashion-MNIST, if not where the run says"
+    )
     parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument(
         "--folds", type=int, default=5, help="stratified folds that show the accuracy's spread"
@@ -31,16 +36,17 @@ def arguments() -> argparse.Namespace:
 
 def evaluate_run(path: Path, chosen: argparse.Namespace, console: Console) -> None:
     """Evaluate one run, write its files and print the figures that the reports print."""
-    run = RunDirectory(path)
+    run = RunDirectory(path, chosen.data)
+    name = f"evaluation/{chosen.split}"
+    require_own(path, name)  # before the long work
     evaluation = evaluate(run, chosen.split, chosen.checkpoint)
     figures = {"split": chosen.split, "checkpoint": chosen.checkpoint} | metrics(evaluation, chosen.folds)
     text_name = "multi-layer-net.txt" if run.is_mlp() else "convolution-neural-net.txt"
-    folder = path / "evaluation" / chosen.split
-    write_evaluation(folder, evaluation, figures, text_name)
+    write_evaluation(path, name, evaluation, figures, text_name)
 
     low, high = figures["accuracy_95_interval"]
     folds = figures["folds"]
-    console.print(f"{path}: {chosen.split} images, {chosen.checkpoint} checkpoint")
+    print(f"{printable(path)}: {chosen.split} images, {chosen.checkpoint} checkpoint")
     console.print(
         f"accuracy {figures['accuracy']:.4f} (95% interval {low:.4f} to {high:.4f})", highlight=False
     )
@@ -49,7 +55,7 @@ def evaluate_run(path: Path, chosen: argparse.Namespace, console: Console) -> No
     )
     console.print(class_table(figures["classes"]))
     console.print(sample_table(evaluation))
-    console.print(f"Everything is in {folder}", soft_wrap=True)
+    print(f"Everything is in {printable(path / name)}")
 
 
 def class_table(classes: dict[str, dict[str, float]]) -> Table:

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from fmnist_lit.errors import exit_status
+from fmnist_lit.errors import exit_status, printable
 from fmnist_lit.report.pictures import BACKGROUNDS, Picture, read_pictures
 from fmnist_lit.report.prediction import Predictor, answer, benchmark, predict
 from fmnist_lit.report.run_directory import CHECKPOINTS, RunDirectory
@@ -61,7 +62,7 @@ def prediction_table(pictures: list[Picture], answers: list[dict]) -> Table:
     for picture, given in zip(pictures, answers, strict=True):
         likely = sorted(given["probabilities"].items(), key=lambda item: -item[1])[:3]
         words = ", ".join(f"{name} {p:.1%}" for name, p in likely)
-        table.add_row(picture.name, picture.background, given["class"], words)
+        table.add_row(Text(printable(picture.name)), picture.background, given["class"], words)
     return table
 
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from fmnist_lit.errors import exit_status
+from fmnist_lit.errors import UserError, exit_status, printable
 from fmnist_lit.report.records import file_name, make_record, read_records
 from fmnist_lit.report.reproduction import (
     five_models_figure,
@@ -33,20 +33,26 @@ def arguments() -> argparse.Namespace:
 def keep(runs: list[Path], root: Path) -> None:
     """Write records, then what is made of them: RESULTS.md, its figure, a line of each experiment."""
     folder = root / "results"
-    made = [make_record(path) for path in runs]  # all, before the first is written
-    for record in made:
-        write_json(folder / file_name(record), record)
-        print(f"Kept: {folder / file_name(record)}")
-    records = read_records(folder)
+    made = {folder / file_name(record): record for record in map(make_record, runs)}
+    records = read_records(folder, made)
     published = read_published(folder / "published.yaml")
-    page = results_page(published, records)
-    write_whole(root / "RESULTS.md", page.encode())
-    for report, content in published.items():
-        for row in content["rows"]:
-            path = root / "conf" / "experiment" / report / f"{row['row']}.yaml"
-            line = measured(f"{report}/{row['row']}", row.get("figure"), records)
-            write_whole(path, with_measured(path.read_text(), line).encode())
-    five_models_figure(records).savefig(folder / "five_models.png", dpi=80)
+    texts = {}
+    try:  # all, before the first is written
+        texts[root / "RESULTS.md"] = results_page(published, records)
+        for report, content in published.items():
+            for row in content["rows"]:
+                path = root / "conf" / "experiment" / report / f"{row['row']}.yaml"
+                line = measured(f"{report}/{row['row']}", row.get("figure"), records)
+                texts[path] = with_measured(path.read_text(), line)
+        figure = five_models_figure(records)
+    except (KeyError, IndexError, TypeError) as error:
+        raise UserError(f"a record lacks what its experiment's row needs: {error}.") from error
+    for path, record in made.items():
+        write_json(path, record)
+        print(f"Kept: {printable(path)}")
+    for path, text in texts.items():
+        write_whole(path, text.encode())
+    figure.savefig(folder / "five_models.png", dpi=80)
     print(f"RESULTS.md is made of {len(records)} records.")
 
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from fmnist_lit.errors import UsageError, exit_status
+from fmnist_lit.errors import UsageError, exit_status, printable
 from fmnist_lit.report.results import as_csv, as_json, as_markdown, collect
 from fmnist_lit.storage import write_whole
 
@@ -40,12 +40,15 @@ def tabulate(chosen: argparse.Namespace) -> None:
     text = FORMATS[kind](results)
     if chosen.output:
         write_whole(chosen.output, text.encode())
-        print(f"{len(results.rows)} rows in {chosen.output}, {len(results.without)} runs without a result.")
+        counts = f"{len(results.rows)} rows, {len(results.without)} runs without a result"
+        print(f"{counts}: {printable(chosen.output)}")
     else:
         print(text, end="")
     if kind == "csv":
         for path, reason in results.without:
-            print(f"without a result: {path}: {reason}", file=sys.stderr)
+            print(f"without a result: {printable(path)}: {printable(reason)}", file=sys.stderr)
+        for path, trials in results.searches.items():
+            print(f"kept apart: {printable(path)}: {trials} trials of a search", file=sys.stderr)
 
 
 def main() -> int:

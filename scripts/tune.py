@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from fmnist_lit.config import FOLDER
 from fmnist_lit.errors import UsageError, exit_status
 from fmnist_lit.storage import write_whole
 
@@ -35,6 +36,9 @@ def tune(chosen: argparse.Namespace) -> None:
     """Search, print the best trials, and write the best as an experiment."""
     if chosen.trials < 1:
         raise UsageError("--trials must be 1 or more.")
+    name = chosen.space.stem if chosen.study is None else chosen.study
+    if not FOLDER.holds(name):
+        raise UsageError(f"--study {name!r}: it must be {FOLDER.words}. A folder and an experiment get it.")
     try:
         import optuna
     except ModuleNotFoundError as error:
@@ -46,10 +50,9 @@ def tune(chosen: argparse.Namespace) -> None:
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # heartbeats
     logging.getLogger("fmnist_lit.search").setLevel(logging.INFO)
     search = read_search(chosen.space, chosen.overrides)
-    name = chosen.study or chosen.space.stem
     folder = chosen.output_dir / "tune" / name
     folder.mkdir(parents=True, exist_ok=True)
-    storage = chosen.storage or f"sqlite:///{folder / 'study.db'}"
+    storage = chosen.storage or folder / "study.db"
     study = optimize(search, folder, name, storage, chosen.trials, chosen.seed)
     complete = [trial for trial in study.trials if trial.value is not None and trial.state.name == "COMPLETE"]
     if not complete:

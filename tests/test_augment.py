@@ -1,6 +1,7 @@
 """Random changes of whole batches: each image its own, the same for the same seed."""
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,18 @@ from torchvision.transforms.v2 import functional
 
 import scripts.evaluate
 from fmnist_lit.build import build
-from fmnist_lit.data.augment import Augmentation, batch_generator, transformed
+from fmnist_lit.data.augment import (
+    Augmentation,
+    Change,
+    CutMix,
+    GaussianNoise,
+    InTurn,
+    MixUp,
+    RandomAffine,
+    RandomErasing,
+    batch_generator,
+    transformed,
+)
 from fmnist_lit.data.loader import BatchLoader
 from fmnist_lit.data.synthetic import drawn_garments
 from tests.conftest import call
@@ -133,6 +145,102 @@ def test_erasing_blackens_one_rectangle_of_the_stated_size() -> None:
     share = black[touched].float().mean((1, 2))
     assert share.max() <= 0.36
     assert share.min() >= 0.01
+
+
+EACH: dict[str, Change] = {
+    "affine": RandomAffine(shift=2, flip=0.5, rotation=10, zoom=0.2),
+    "nearest": RandomAffine(shift=2, fill="nearest"),
+    "noise": GaussianNoise(0.1),
+    "erasing": RandomErasing(0.5),
+    "mixup": MixUp(0.2),
+    "cutmix": CutMix(1.0),
+    "all": InTurn([RandomAffine(flip=0.5), RandomErasing(0.5), MixUp(0.2), CutMix(1.0), GaussianNoise(0.1)]),
+    "none": InTurn([]),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("name", EACH)
+def test_a_change_takes_and_gives_a_batch(name: str, dtype: torch.dtype, garments: torch.Tensor) -> None:
+    images, labels = garments.to(dtype), torch.arange(100) % 10
+    before = images.clone(), labels.clone()
+    first, again, other = (EACH[name](images, labels, batch_generator(CPU, s, 0, 0)) for s in (0, 0, 1))
+    assert torch.equal(images, before[0])
+    assert torch.equal(labels, before[1])
+    assert first[0].shape == (100, 28, 28)
+    assert first[0].min() >= 0
+    assert first[0].max() <= 255.001
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    assert torch.equal(first[0], other[0]) == (name == "none")
+    if name in ("mixup", "cutmix", "all"):
+        assert first[1].shape == (100, 10)
+        torch.testing.assert_close(first[1].sum(1), torch.ones(100))
+    else:
+        assert torch.equal(first[1], labels)
+
+
+@pytest.mark.parametrize(
+    "mixing",
+    [MixUp(1.0), CutMix(1.0), InTurn([MixUp(1.0), MixUp(1.0)])],
+    ids=["mixup", "cutmix", "mixup twice"],
+)
+def test_labels_hold_the_shares_that_the_images_hold(mixing: Change) -> None:
+    """Image i is all of grey i: its pixels tell whose they are."""
+    labels = torch.arange(10)
+    images = (labels * 20).to(torch.uint8).view(10, 1, 1).expand(10, 28, 28)
+    kept = []
+    for batch in range(40):
+        changed, shares = mixing(images, labels, batch_generator(CPU, 0, 0, batch))
+        torch.testing.assert_close(changed.float().mean((1, 2)), shares @ (labels * 20.0), rtol=0, atol=1e-3)
+        assert shares.min() >= 0
+        kept.append(shares.amax(1).min().item())
+    assert len(set(kept)) > 10, "another share for each batch"
+
+
+def test_mixup_averages_with_one_weight_of_the_stated_distribution(garments: torch.Tensor) -> None:
+    labels = torch.arange(100)
+    kept = []
+    for batch in range(400):
+        _, shares = MixUp(0.2, classes=100)(garments, labels, batch_generator(CPU, 0, 0, batch))
+        own = shares.diagonal()
+        kept.append(own.min().item())
+        assert ((own - kept[-1]).abs() < 1e-6).sum() > 90, "but for who is its own partner"
+    weights = torch.tensor(kept)
+    assert weights.mean().item() == pytest.approx(0.5, abs=0.07)
+    assert weights.var().item() == pytest.approx(0.25 / 1.4, abs=0.02)  # of Beta(0.2, 0.2)
+
+
+def test_cutmix_puts_one_rectangle_of_the_partner_at_the_same_place(garments: torch.Tensor) -> None:
+    numbers = torch.arange(100.0).view(100, 1, 1).expand(100, 28, 28)
+    changed, shares = CutMix(1.0, classes=100)(numbers, torch.arange(100), batch_generator(CPU, 0, 0, 3))
+    foreign = (changed != numbers).any(0)
+    rows, columns = foreign.any(1).nonzero(), foreign.any(0).nonzero()
+    assert foreign[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].all()
+    share = foreign.float().mean()
+    assert 0 < share < 1
+    torch.testing.assert_close(shares.diagonal().min(), 1 - share)
+
+
+def test_what_comes_in_from_outside_is_black_or_the_nearest_pixel() -> None:
+    white = torch.full((50, 28, 28), 255, dtype=torch.uint8)
+    labels = torch.zeros(50, dtype=torch.int64)
+    black, _ = RandomAffine(shift=3, rotation=20)(white, labels, batch_generator(CPU, 0, 0, 0))
+    assert black.min() == 0
+    nearest, _ = RandomAffine(shift=3, rotation=20, fill="nearest")(
+        white, labels, batch_generator(CPU, 0, 0, 0)
+    )
+    assert nearest.min() > 254.9
+
+
+def test_no_two_batches_share_their_numbers() -> None:
+    """Whatever of seed, epoch and batch is large, swapped, or next to another; the same in every process."""
+    numbers = (0, 1, 2, 3, 10, 2**31, 2**32, 2**32 + 1, 2**64, 10**30)
+    triples = list(product(numbers, repeat=3))
+    streams = {batch_generator(CPU, *triple).initial_seed() for triple in triples}
+    assert len(streams) == len(triples)
+    first = [batch_generator(CPU, *triple).initial_seed() for triple in ((0, 0, 0), (1, 2, 3))]
+    assert first == [5842066033578894005, 1540937338477698060]
 
 
 def test_every_epoch_has_other_changes_and_the_same_images(garments: torch.Tensor) -> None:

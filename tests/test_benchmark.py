@@ -1,6 +1,7 @@
 """scripts/benchmark.py: the same work for all, measured in turn. Speeds themselves are not tested."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +14,13 @@ from fmnist_lit.errors import UserError
 from tests.conftest import SMALL, call
 
 WORK = Work(model="cnn_c", batch_size=32, images=100, threads=1, device="cpu", source=None)
+
+
+@pytest.fixture(autouse=True)
+def own_level() -> Iterator[None]:
+    """What a contender is silent about, other tests want to hear."""
+    yield
+    logging.getLogger("fmnist_lit").setLevel(logging.NOTSET)
 
 
 @pytest.mark.parametrize("name", ["project", "bare", "evaluation"])

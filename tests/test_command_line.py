@@ -16,14 +16,16 @@ def train(*arguments: str, timeout: int = 120) -> subprocess.CompletedProcess[st
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
 
 
+def options(group: str) -> list[str]:
+    """List the options of a group as its folder holds them."""
+    return sorted(path.stem for path in (ROOT / "conf" / group).glob("[!_]*.yaml"))
+
+
 # The fault, the exit status, and what the message must name.
 FAULTS = {
-    "model=cnn_d": (
-        2,
-        ["model=cnn_d", "block_cnn, cnn_a, cnn_b, cnn_c, lenet, mlp, mlp4, mlp_custom, residual, vgg11"],
-    ),
+    "model=cnn_d": (2, ["model=cnn_d", *options("model")]),
     "experiment=five_models/cnn_d": (2, ["experiment=five_models/cnn_d", "Did you mean five_models/cnn_"]),
-    "experiment=cnn_c": (2, ["experiment=cnn_c", "augmentation/mlp, batch_size/bs100"]),
+    "experiment=cnn_c": (2, ["experiment=cnn_c", "augmentation/mlp", "batch_size/bs100"]),
     "modle=cnn_c": (2, ["modle", "Did you mean model?"]),
     "optim.lrr=0.1": (2, ["optim.lrr", "Did you mean lr?", "momentum"]),
     "optim.lr=${foo}": (2, ["foo", "optim.lr"]),

@@ -35,7 +35,7 @@ REFUSED = {
     **{
         (("model", model), ("patch", patch)): "needs an MLP"
         for model in GROUPS["model"]
-        if not model.startswith("mlp")
+        if "patch:" not in (CONF / "model" / f"{model}.yaml").read_text()
         for patch in ("concat", "shared", "embed")
     },
     (("debug", "overfit"), ("schedule", "plateau")): "looks at validation data",

@@ -16,6 +16,7 @@ from fmnist_lit.data.loader import BatchGroups, BatchLoader, epoch_order, normal
 from fmnist_lit.data.split import stratified_split
 from fmnist_lit.data.synthetic import drawn_garments
 from fmnist_lit.errors import UsageError, UserError
+from tests.conftest import call
 
 LABELS = torch.arange(60_000) % 10
 
@@ -150,11 +151,10 @@ def stand_ins() -> dict[str, bytes]:
     return {name: idx(values) for name, values in zip(sources.MD5, parts, strict=True)}
 
 
-def small_files(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """Make the stand-ins the official files, and no source but a named folder reachable."""
-    files = stand_ins()
+def small_files(monkeypatch: pytest.MonkeyPatch, files: dict[str, bytes]) -> dict[str, bytes]:
+    """Make files the official ones, and no source but a named folder reachable."""
     monkeypatch.setattr(sources, "MD5", {n: hashlib.md5(c).hexdigest() for n, c in files.items()})
-    monkeypatch.setattr(sources, "DEBIAN_FOLDER", Path("/nowhere"))
+    monkeypatch.setattr(sources, "DEBIAN_FOLDER", Path("/dev/null/debian"))
     monkeypatch.setattr(sources, "torchvision_mirrors", lambda: [])
     monkeypatch.setenv("PATH", "")  # no apt-get
     return files
@@ -162,7 +162,7 @@ def small_files(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
 
 @pytest.fixture
 def files(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    return small_files(monkeypatch)
+    return small_files(monkeypatch, stand_ins())
 
 
 def fill(folder: Path, files: dict[str, bytes], compressed: bool = False) -> Path:
@@ -196,49 +196,143 @@ def test_a_named_folder_is_copied_into_the_data_folder(
     sources.fashion_mnist(str(tmp_path / "data"))  # and is not needed again
 
 
-@pytest.mark.parametrize("damage", ["truncated", "altered", "empty"])
-def test_a_damaged_file_is_replaced(
-    files: dict[str, bytes], tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+def spoil(kind: str, folder: Path, files: dict[str, bytes]) -> Path:
+    """Make a folder that is not what it should be, and return the path to name."""
+    label, image = "t10k-labels-idx1-ubyte", "train-images-idx3-ubyte"
+    if kind in ("missing", "mistyped"):
+        return fill(folder, files) / "typo" if kind == "mistyped" else folder
+    if kind == "a file":
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.write_bytes(b"")
+        return folder
+    zipped = kind.startswith("gzip")
+    fill(folder, {} if kind == "empty" else files, compressed=zipped)
+    packed = gzip.compress(files[label])
+    match kind:
+        case "another data set":  # whole IDX files of the same shapes
+            fill(folder, {name: content[:-1] + bytes([content[-1] ^ 1]) for name, content in files.items()})
+        case "one other file":
+            (folder / image).write_bytes(files[image][:-1] + b"x")
+        case "two of four":
+            (folder / label).unlink()
+            (folder / image).unlink()
+        case "truncated":
+            (folder / label).write_bytes(files[label][:-1])
+        case "an empty file":
+            (folder / label).write_bytes(b"")
+        case "a folder of that name":
+            (folder / label).unlink()
+            (folder / label).mkdir()
+        case "a link to nowhere":
+            (folder / label).unlink()
+            (folder / label).symlink_to("nowhere")
+        case "gzip, truncated" | "gzip, altered" | "gzip of more" | "gzip, a page":
+            damaged = {
+                "gzip, truncated": packed[:-9],
+                "gzip, altered": packed[:-6] + bytes([packed[-6] ^ 1]) + packed[-5:],
+                "gzip of more": gzip.compress(files[label] + b"x"),
+                "gzip, a page": b"<html>not found</html>",
+            }
+            (folder / f"{label}.gz").write_bytes(damaged[kind])
+    return folder
+
+
+IN_A_FILE = ("one other file", "truncated", "an empty file", "a folder of that name", "a link to nowhere")
+IN_GZIP = ("gzip, truncated", "gzip, altered", "gzip of more", "gzip, a page")
+FAULTS = ("missing", "mistyped", "a file", "empty", "another data set", "two of four", *IN_A_FILE, *IN_GZIP)
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+        if path.name != ".lock"
+    }
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["no data yet", "data whole"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_named_source_is_used_or_refused(
+    fault: str, whole: bool, files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    raw = fill(tmp_path / "data" / "FashionMNIST" / "raw", files)
-    whole = files["train-images-idx3-ubyte"]
-    altered = whole[:-1] + bytes([whole[-1] ^ 1])
-    damaged = {"truncated": whole[:-100], "altered": altered, "empty": b""}[damage]
-    (raw / "train-images-idx3-ubyte").write_bytes(damaged)
-    named = fill(tmp_path / "named", files, compressed=True)
-    sources.fashion_mnist(str(tmp_path / "data"), str(named))
-    assert (raw / "train-images-idx3-ubyte").read_bytes() == whole
-    assert "train-images-idx3-ubyte has md5" in caplog.text
+    monkeypatch.setattr(sources, "DEBIAN_FOLDER", fill(tmp_path / "debian", files))  # could step in
+    named, data = spoil(fault, tmp_path / "named", files), tmp_path / "data"
+    if whole:
+        fill(data / sources.LAYOUT, files)
+    before = contents(tmp_path)
+    with pytest.raises(UsageError) as failure:
+        sources.fashion_mnist(data, named)
+    assert f"data.images.source={named}: " in str(failure.value)
+    assert len(str(failure.value).splitlines()) == 1
+    assert contents(tmp_path) == before
+    answer = call(sources, data, "--source", named)
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert str(named) in answer.stderr
 
 
-@pytest.mark.parametrize("damage", ["altered", "truncated gzip", "no gzip"])
-def test_a_damaged_source_is_passed_over(files: dict[str, bytes], tmp_path: Path, damage: str) -> None:
-    named = fill(tmp_path / "named", files, compressed=True)
-    path = named / "t10k-labels-idx1-ubyte.gz"
-    content = {
-        "altered": gzip.compress(files["t10k-labels-idx1-ubyte"] + b"x"),
-        "truncated gzip": path.read_bytes()[:-9],
-        "no gzip": b"<html>not found</html>",
-    }[damage]
-    path.write_bytes(content)
+@pytest.mark.parametrize("named", [False, True], ids=["from anywhere", "from a named folder"])
+@pytest.mark.parametrize("fault", ["another data set", *IN_A_FILE])
+def test_a_users_files_are_not_overwritten(
+    fault: str, named: bool, files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "DEBIAN_FOLDER", fill(tmp_path / "debian", files))
+    raw = spoil(fault, tmp_path / "data" / sources.LAYOUT, files)
+    before = contents(raw)
     with pytest.raises(UserError) as failure:
-        sources.fashion_mnist(str(tmp_path / "data"), str(named))
-    assert "t10k-labels-idx1-ubyte" in str(failure.value)
-    assert not (tmp_path / "data" / "FashionMNIST" / "raw" / "t10k-labels-idx1-ubyte").exists()
+        sources.fashion_mnist(tmp_path / "data", tmp_path / "debian" if named else None)
+    for part in (str(raw), "data.images.folder="):
+        assert part in str(failure.value)
+    assert contents(raw) == before
+    assert fault == "a link to nowhere" or f"Remove {raw}/t" in str(failure.value)
 
 
-def test_without_any_source_one_message_says_what_was_tried(files: dict[str, bytes], tmp_path: Path) -> None:
+def test_an_argument_that_is_empty_names_no_other_folder(files: dict[str, bytes], tmp_path: Path) -> None:
+    for arguments in ([tmp_path, "--source", ""], [""]):
+        answer = call(sources, *arguments)
+        assert answer.returncode == 2
+        assert "not empty" in answer.stderr
+
+
+def test_what_is_missing_is_added(files: dict[str, bytes], tmp_path: Path) -> None:
+    raw = fill(tmp_path / "data" / sources.LAYOUT, dict(list(files.items())[:1]))
+    answer = call(sources, tmp_path / "data", "--source", fill(tmp_path / "named", files, compressed=True))
+    assert answer.returncode == 0, answer.stderr
+    assert "20 training, 10 test images" in answer.stdout
+    assert {path.name for path in raw.iterdir()} == {*files, ".lock"}
+
+
+def test_each_source_that_was_tried_is_told(
+    files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    served = fill(tmp_path / "served", files, compressed=True)
+    (served / "t10k-labels-idx1-ubyte.gz").unlink()
+    closed, mirror = "http://127.0.0.1:9/", f"file://{served}/"
+    monkeypatch.setattr(sources, "torchvision_mirrors", lambda: [closed, mirror])
+    caplog.set_level("INFO")
     with pytest.raises(UserError) as failure:
-        sources.fashion_mnist(str(tmp_path / "data"), str(tmp_path / "named"))
-    message = str(failure.value)
-    for part in (str(tmp_path / "named"), "/nowhere", "apt-get", "data.images.source=", "data=synthetic"):
-        assert part in message
+        sources.fashion_mnist(tmp_path / "data")
+    for text in (caplog.text, str(failure.value)):
+        assert "/dev/null/debian: no such folder" in text
+        assert f"{closed}: train-images-idx3-ubyte.gz: " in text
+        assert f"{mirror}: t10k-labels-idx1-ubyte.gz: " in text
+        assert "Debian's package dataset-fashion-mnist: this system has no apt-get" in text
+    assert f"From {mirror}: 3 files." in caplog.text
+    for remedy in ("data.images.source=", "data=synthetic"):
+        assert remedy in str(failure.value)
+
+    fill(served, files, compressed=True)
+    caplog.clear()
+    sources.fashion_mnist(tmp_path / "data")
+    told = [record.getMessage() for record in caplog.records]
+    assert told[0] == "Looking for 1 of 4 files of Fashion-MNIST ..."
+    assert [line.partition(":")[0] for line in told[1:-1]] == ["Tried /dev/null/debian", "Tried http"]
+    assert told[-1] == f"From {mirror}: 1 files."
 
 
-def test_sources_are_tried_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    titles = [title for title, _ in sources.sources(Path("/mine"))]
-    assert titles[:2] == ["/mine", "/usr/share/datasets/fashion-mnist"]
-    assert titles[2:-1] == sources.torchvision_mirrors()
+def test_sources_are_tried_in_order() -> None:
+    titles = [title for title, _ in sources.sources()]
+    assert titles[0] == "/usr/share/datasets/fashion-mnist"
+    assert titles[1:-1] == sources.torchvision_mirrors()
     assert "dataset-fashion-mnist" in titles[-1]
 
 
@@ -250,7 +344,7 @@ def test_a_file_in_the_way_is_named(files: dict[str, bytes], tmp_path: Path) -> 
 
 def obtain_in_a_process(folder: str, named: str) -> int:
     with pytest.MonkeyPatch.context() as monkeypatch:
-        small_files(monkeypatch)
+        small_files(monkeypatch, stand_ins())
         return len(sources.fashion_mnist(folder, named).train)
 
 
@@ -264,12 +358,13 @@ def test_runs_that_start_at_once_both_get_the_files(files: dict[str, bytes], tmp
 
 
 def real_images() -> Images:
-    for folder in (os.environ.get("FMNIST_SOURCE"), "../shared/data/fashion-mnist", "data/FashionMNIST/raw"):
-        if folder and all(
-            (Path(folder) / n).exists() or (Path(folder) / (n + ".gz")).exists() for n in sources.MD5
-        ):
-            found = sources.from_folder(Path(folder), sources.MD5)
-            return Images(*(sources.parse_idx(sources.verified(name, content)) for name, content in found))
+    """Read the folder that the environment names, else the first that holds the files."""
+    named = os.environ.get("FMNIST_SOURCE")
+    for folder in [named] if named else ["../shared/data/fashion-mnist", "data"]:
+        try:
+            return sources.stored(Path(folder))
+        except sources.Unavailable:
+            assert folder != named, f"FMNIST_SOURCE={named} does not hold Fashion-MNIST"
     pytest.skip("Fashion-MNIST is not on this machine: make data")
 
 

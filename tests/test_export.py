@@ -1,5 +1,6 @@
 """scripts/export.py: an ONNX file that answers as the checkpoint does."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +10,91 @@ import pytest
 import torch
 
 import scripts.export
+from fmnist_lit.build import build
 from fmnist_lit.data.synthetic import drawn_garments
+from fmnist_lit.models.speedups import prepare
 from fmnist_lit.report.evaluation import evaluate
+from fmnist_lit.report.onnx_file import INPUT, write_onnx
+from fmnist_lit.report.prediction import Predictor
 from fmnist_lit.report.run_directory import RunDirectory
-from tests.conftest import call
+from tests.conftest import ROOT, SMALL, call
+
+BATCHES = (1, 2, 7, 40)  # 40: more than a network's first layers are given at a time
+MODELS = sorted(f"model={path.stem}" for path in (ROOT / "conf" / "model").glob("*.yaml"))
+PATCHED = [f"model=mlp patch={mode} patch.size=" for mode in ("concat", "shared", "embed")]
+VARIANTS = [
+    *(f"{patched}{size}" for patched in PATCHED for size in (2, 4, 7, 14)),
+    *(f"{model} model.head=logits" for model in ("model=cnn_b", "model=lenet")),
+    *(
+        f"{model} model.activation={activation}"
+        for model in ("model=mlp", "model=block_cnn", "model=residual")
+        for activation in ("leaky_relu", "gelu")
+    ),
+    "model=block_cnn model.batch_norm=false model.dropout=0.5",
+]
 
 
-@pytest.mark.parametrize("model", ["mlp4", "cnn_b"])
-def test_the_file_answers_as_the_checkpoint_for_any_batch(model: str, runs: dict[str, Path]) -> None:
-    answer = call(scripts.export, runs[model])
+def predictor_of(config: dict[str, Any]) -> Predictor:
+    """Return a network that was not trained, as a run directory would give it."""
+
+    class Run(RunDirectory):
+        def __init__(self) -> None:
+            self.path, self.config = Path("run"), config
+
+        def model(self, checkpoint: str = "best") -> torch.nn.Module:
+            return prepare(build(config["model"])).eval()
+
+    return Predictor(Run()).eval()
+
+
+def images_of(count: int) -> torch.Tensor:
+    return torch.randint(0, 256, (count, 28, 28), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("line", [*MODELS, *(f"{patched}4" for patched in PATCHED)])
+def test_every_network_becomes_a_file_for_any_batch(
+    line: str, composed: Callable[..., Any], tmp_path: Path
+) -> None:
+    predictor = predictor_of(composed(*SMALL, *line.split()))
+    write_onnx(predictor, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    for images in map(images_of, BATCHES):
+        with torch.inference_mode():
+            expected = predictor(images).numpy()
+        np.testing.assert_allclose(session.run(None, {INPUT: images.numpy()})[0], expected, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace:FutureWarning")  # TensorBoard's way is deprecated
+@pytest.mark.parametrize("line", [*MODELS, *VARIANTS])
+def test_no_trace_keeps_the_batch_that_it_was_made_with(line: str, composed: Callable[..., Any]) -> None:
+    predictor = predictor_of(composed(*SMALL, *line.split()))
+    example = images_of(40)
+    shapes = {"images": {0: torch.export.Dim("n")}}
+    exported = torch.export.export(predictor, (example,), dynamic_shapes=shapes).module()
+    traced = torch.jit.trace(predictor, example, check_trace=False)  # as TensorBoard's graph is made
+    for images in map(images_of, BATCHES):
+        with torch.inference_mode():
+            expected = predictor(images)
+            torch.testing.assert_close(exported(images), expected, atol=1e-5, rtol=0)
+            torch.testing.assert_close(traced(images), expected, atol=1e-5, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def exportable(runs: dict[str, Path], trained: Callable[..., Any]) -> dict[str, Path]:
+    patched = ("model=mlp", "patch=embed", "patch.size=4", "trainer.max_epochs=1")
+    return runs | {"patched": trained(*patched)[0]}
+
+
+@pytest.mark.parametrize("name", ["mlp4", "cnn_b", "patched"])
+def test_the_file_answers_as_the_checkpoint_for_any_batch(name: str, exportable: dict[str, Path]) -> None:
+    answer = call(scripts.export, exportable[name])
     assert answer.returncode == 0, answer.stderr
     assert "on all 100 test images" in answer.stdout
-    folder = runs[model] / "export"
+    folder = exportable[name] / "export"
     assert {path.name for path in folder.iterdir()} == {"model.onnx", "README.md"}
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     images = drawn_garments(train=200, test=100, seed=0).test.numpy()
-    expected = evaluate(RunDirectory(runs[model]), "test", "best").probabilities
+    expected = evaluate(RunDirectory(exportable[name]), "test", "best").probabilities
     for batch in (1, 7, 100):
         (given,) = session.run(["probabilities"], {"images": images[:batch]})
         np.testing.assert_allclose(given, expected[:batch], atol=1e-5)

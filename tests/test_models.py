@@ -10,14 +10,15 @@ from torch import nn
 from fmnist_lit.build import build
 from fmnist_lit.config import SCHEMES as KNOWN_SCHEMES
 from fmnist_lit.models.block_cnn import BlockCNN
-from fmnist_lit.models.cnn import CNNB, CNNC, DOUBLE_SOFTMAX_FLOOR
+from fmnist_lit.models.cnn import CNNB, DOUBLE_SOFTMAX_FLOOR
 from fmnist_lit.models.compute import training_flop
-from fmnist_lit.models.fast import by_itself, prepare
 from fmnist_lit.models.initialization import SCHEMES, initialize
 from fmnist_lit.models.layer_table import layer_table, parameter_count
 from fmnist_lit.models.lenet import LeNet
 from fmnist_lit.models.mlp import MLP
 from fmnist_lit.models.patching import Concat, Embed, Shared, cut, join
+from fmnist_lit.models.speedups import prepare
+from tests.conftest import ROOT
 
 
 def dense(width: int, parameters: int, *more: str) -> list[tuple[str, tuple[int, ...], int]]:
@@ -150,12 +151,33 @@ PARAMETERS = {
 }
 
 
+# Every option, whether it has a table or not: a model that is added needs none.
+MODELS = sorted(path.stem for path in (ROOT / "conf" / "model").glob("[!_]*.yaml"))
+
+
 @pytest.mark.parametrize("name", TABLES)
 def test_layers_are_those_of_the_report(name: str, composed: Any) -> None:
     model = build(composed(f"model={name}")["model"])
     assert [tuple(row) for row in layer_table(model)] == TABLES[name]
     assert parameter_count(model) == PARAMETERS[name]
-    assert model(torch.rand(3, 1, 28, 28)).shape == (3, 10)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_maps_images_to_ten_numbers_and_trains_whole(name: str, composed: Any) -> None:
+    torch.manual_seed(0)
+    model = build(composed(f"model={name}")["model"])
+    images, labels = torch.rand(4, 1, 28, 28), torch.arange(4)
+    output = model(images)
+    assert output.shape == (4, 10)
+    loss = nn.functional.cross_entropy(output, labels)
+    assert loss.isfinite()
+    loss.backward()
+    for weight_name, weight in model.named_parameters():
+        assert weight.grad is not None, f"{weight_name} takes no part"
+        assert weight.grad.isfinite().all(), weight_name
+    assert model.loss_floor >= 0
+    one = model.eval()(images[:1])
+    torch.testing.assert_close(one, model(images)[:1], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [CNNB, LeNet])
@@ -180,7 +202,7 @@ def test_blocks_of_any_depth_round_up(depth: int, side: int) -> None:
     assert {type(layer) for layer in model.features} == {nn.Conv2d, nn.MaxPool2d, nn.ReLU}
 
 
-@pytest.mark.parametrize("name", sorted(TABLES))
+@pytest.mark.parametrize("name", MODELS)
 def test_a_prepared_model_gives_the_same_values_and_gradients(name: str, composed: Any) -> None:
     config = composed(f"model={name}", *(["model.activation=leaky_relu"] if name == "block_cnn" else []))
     torch.manual_seed(0)
@@ -208,40 +230,6 @@ def reloaded(plain: nn.Module, trained: nn.Module) -> nn.Module:
     """Give a plain network the weights of another: what it says must be the same bits."""
     plain.load_state_dict(trained.state_dict())
     return plain
-
-
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("name", ["cnn_a", "cnn_b", "cnn_c", "lenet", "block_cnn"])
-def test_a_batch_in_parts_gives_the_same_values_and_gradients(
-    name: str, training: bool, composed: Any
-) -> None:
-    smaller = ["model.filters=8"] if name == "block_cnn" else []
-    torch.manual_seed(0)
-    model = prepare(build(composed(f"model={name}", *smaller)["model"])).train(training)
-    images, labels = torch.randn(70, 1, 28, 28), torch.arange(70) % 10
-    results = []
-    for model.chunk in (None, 32):
-        torch.manual_seed(1)  # of dropout
-        model.zero_grad()
-        output = model(images)
-        nn.functional.cross_entropy(output, labels).backward()
-        results.append([output, *(weight.grad.clone() for weight in model.parameters())])
-    for whole, parts in zip(*results, strict=True):
-        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
-
-
-def test_only_layers_that_treat_each_image_by_itself_take_parts() -> None:
-    assert by_itself(CNNC().features) == 4  # up to BatchNorm
-    assert by_itself(CNNB().features) == len(CNNB().features)
-    assert by_itself(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Dropout(0.5), nn.MaxPool2d(2))) == 1
-    assert by_itself(CNNC().features.eval()) == len(CNNC().features)
-
-
-def test_pooling_comes_before_the_activation_where_that_is_the_same() -> None:
-    kinds = [type(layer).__name__ for layer in prepare(CNNC()).features]
-    assert kinds == ["Conv2d", "MaxPool2d", "ReLU", "Conv2d", "NarrowBatchNorm", "MaxPool2d", "ReLU"]
-    average = [type(layer).__name__ for layer in prepare(LeNet()).features]
-    assert average == ["Conv2d", "ReLU", "AvgPool2d", "Conv2d", "ReLU", "AvgPool2d"]
 
 
 def test_computation_is_counted_by_hand() -> None:

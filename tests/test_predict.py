@@ -1,7 +1,10 @@
 """scripts/predict.py: pictures of any kind, as the data set's own."""
 
 import gzip
+import io
 import json
+import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +129,41 @@ def write_damaged_jpeg(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:800])
 
 
+def png(width: int, height: int) -> bytes:
+    """A PNG whose header claims a size; its pixels compress to almost nothing."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    size = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    content = chunk(b"IHDR", size + b"\x08\x00\x00\x00\x00") + chunk(b"IDAT", zlib.compress(bytes(10**6)))
+    return b"\x89PNG\r\n\x1a\n" + content + chunk(b"IEND", b"")
+
+
+def jpeg(width: int, height: int) -> bytes:
+    """A JPEG whose header claims another size than it has."""
+    file = io.BytesIO()
+    Image.new("L", (16, 16)).save(file, "JPEG")
+    start = file.getvalue().index(b"\xff\xc0") + 5
+    size = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+    return file.getvalue()[:start] + size + file.getvalue()[start + 4 :]
+
+
+def bomb() -> bytes:
+    """An IDX file of five million images in half a megabyte."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    head = b"\x00\x00\x08\x03" + b"".join(n.to_bytes(4, "big") for n in (5_000_000, 28, 28))
+    parts = [packer.compress(head), *(packer.compress(bytes(2**20)) for _ in range(100))]
+    return b"".join([*parts, packer.flush()])
+
+
+@pytest.mark.parametrize("size", [(1, 3000), (3000, 1), (2, 5000)])
+def test_the_narrowest_pictures_are_read(size: tuple[int, int], tmp_path: Path) -> None:
+    Image.new("L", size, 200).save(tmp_path / "narrow.png")
+    (picture,) = read_pictures(tmp_path / "narrow.png")
+    assert picture.pixels.shape == (28, 28)
+
+
 FAULTS: dict[str, tuple[Any, str]] = {
     "text.png": (lambda path: path.write_text("no picture"), "is no PNG or JPEG"),
     "nothing.png": (lambda path: path.write_bytes(b""), "is no PNG or JPEG"),
@@ -138,6 +176,19 @@ FAULTS: dict[str, tuple[Any, str]] = {
     ),
     "labels-idx1-ubyte": (lambda path: path.write_bytes(b"\x00\x00\x08\x01\x00\x00\x00\x01\x05"), "IDX"),
     "large-idx3-ubyte": (lambda path: path.write_bytes(idx(np.zeros((1, 32, 32), np.uint8))), "28x28"),
+    "bomb.png": (lambda path: path.write_bytes(png(60_000, 60_000)), "pixels"),
+    "large.png": (lambda path: path.write_bytes(png(12_000, 9_000)), "pixels"),
+    "wide.png": (lambda path: path.write_bytes(png(2**31 - 1, 1)), "wide.png"),
+    "claims.jpg": (lambda path: path.write_bytes(jpeg(65_000, 65_000)), "pixels"),
+    "bomb.gz": (lambda path: path.write_bytes(bomb()), "claims"),
+    "many-idx3-ubyte": (
+        lambda path: path.write_bytes(b"\x00\x00\x08\x03\xff\xff\xff\xff\x00\x00\x00\x1c\x00\x00\x00\x1c"),
+        "claims",
+    ),
+    "waits.png": (os.mkfifo, "no regular file"),
+    "endless.png": (lambda path: path.symlink_to("/dev/zero"), "no regular file"),
+    "loop.png": (lambda path: path.symlink_to(path.name), "loop.png"),
+    "huge.png": (lambda path: path.touch() or os.truncate(path, 10 * 2**30), "larger than"),
     "images.gz": (
         lambda path: path.write_bytes(gzip.compress(idx(np.zeros((3, 28, 28), np.uint8)))[:-9]),
         "damaged",

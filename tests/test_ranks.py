@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fmnist_lit.checkpoints import LAST, is_whole
 from fmnist_lit.config import check
@@ -120,6 +121,65 @@ def test_a_checkpoint_evaluates_to_the_same_figures_on_two_ranks(composed: Any, 
     for part in ("train", "val", "test", "test_mirrored"):
         assert others[part]["accuracy"] == metrics[part]["accuracy"]
         assert others[part]["loss"] == pytest.approx(metrics[part]["loss"], rel=1e-12)
+
+
+# As in several runs of one srun, one torchrun, one mpirun.
+CLUSTERS = {
+    "srun": {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "3", "SLURM_JOB_ID": "7"},
+    "torchrun": {
+        **{"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "NODE_RANK": "1", "GROUP_RANK": "1"},
+        **{"MASTER_ADDR": "nowhere.invalid", "MASTER_PORT": "1"},
+    },
+    "mpirun": {
+        **{"PMI_RANK": "1", "OMPI_COMM_WORLD_RANK": "1", "JSM_NAMESPACE_RANK": "1"},
+        **{"OMPI_COMM_WORLD_SIZE": "2", "JSM_NAMESPACE_SIZE": "2"},
+    },
+}
+WATCHED = ("model=mlp4", "debug=fast", "logger=tensorboard")
+
+
+def files(directory: Path) -> list[str]:
+    """Return the names of a run's files, without times and Hydra's own."""
+    names = [path.name.partition(".tfevents")[0] for path in directory.rglob("*")]
+    return sorted(set(names) - {".hydra", "hydra.yaml", "overrides.yaml", "train.log"})
+
+
+def tags(directory: Path) -> dict[str, Any]:
+    (folder,) = {file.parent for file in directory.glob("**/events.out.tfevents.*")}
+    found: dict[str, Any] = EventAccumulator(str(folder)).Reload().Tags()
+    return found
+
+
+@pytest.mark.parametrize("cluster", CLUSTERS)
+def test_a_run_is_whole_whatever_a_cluster_says_of_ranks(
+    cluster: str, trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere, _ = trained(*WATCHED)
+    for name, value in CLUSTERS[cluster].items():
+        monkeypatch.setenv(name, value)
+    process = start(*SMALL, *WATCHED, f"hydra.run.dir={tmp_path}")
+    _, said = process.communicate(timeout=120)
+    assert (process.returncode, said) == (0, "")
+    assert files(tmp_path) == files(elsewhere)
+    assert tags(tmp_path) == tags(elsewhere)
+
+
+def test_a_run_goes_on_on_another_number_of_ranks(
+    composed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On more, then on fewer; on a cluster that numbers tasks of its own."""
+    recipe = ("model=mlp4", "model.dropout=0.5", "debug=fast")
+    settings = [("trainer.max_epochs=1",), ("trainer.max_epochs=2", *TWO), ("trainer.max_epochs=3",)]
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    for number, further in enumerate(settings):
+        config = composed(*SMALL, *recipe, "logger=tensorboard", *further)
+        (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(config))
+        train(composed, tmp_path, *recipe, "logger=tensorboard", *further, resumed=True)
+        assert len(outcome(tmp_path)[1]) == number + 1
+        assert len(list(tmp_path.glob("**/events.out.tfevents.*"))) >= number + 1
+        (tmp_path / "metrics.json").unlink()
+        caplog.set_level("INFO", logger="fmnist_lit")
+    assert "Saved on 2 ranks, resumed on 1" in caplog.text
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 import scripts.record
 from fmnist_lit.config import leaves
-from fmnist_lit.report.records import is_kept, read_records
+from fmnist_lit.report.records import is_kept, other_overrides, read_records
 from fmnist_lit.report.reproduction import COMPARISONS, measured, read_published, results_page
 from tests.conftest import ROOT, call
 from tests.test_config import EXPERIMENTS
@@ -163,7 +163,7 @@ def experiment(run_copy: Path) -> Path:
     metrics = json.loads((run_copy / "metrics.json").read_text())
     metrics |= {"choices": {"experiment": "five_models/mlp4"}, "commit": "a" * 40}
     (run_copy / "metrics.json").write_text(json.dumps(metrics))
-    (run_copy / ".hydra").mkdir()
+    (run_copy / ".hydra").mkdir(exist_ok=True)
     overrides = ["experiment=five_models/mlp4", "sweep=a/b", "seed=0", "threads=1", "trainer.max_epochs=3"]
     OmegaConf.save(OmegaConf.create(overrides), run_copy / ".hydra" / "overrides.yaml")
     return run_copy
@@ -211,3 +211,10 @@ def test_a_file_that_is_no_record_is_named(tmp_path: Path) -> None:
     answer = call(scripts.record, "--root", tmp_path)
     assert answer.returncode == 1
     assert "odd.json is no record" in answer.stderr
+
+
+def test_no_record_keeps_an_override_that_names_a_place(tmp_path: Path) -> None:
+    places = [f"{sign}data.images.{key}=/home/me" for sign in ("", "+", "++") for key in ("folder", "source")]
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "overrides.yaml").write_text(json.dumps([*places, "output_dir=~/x", "optim.lr=1"]))
+    assert other_overrides(tmp_path) == ["optim.lr=1"]

@@ -108,6 +108,99 @@ def test_one_seed_has_no_spread_however_many_configurations_a_row_holds(
     assert row["test_accuracy"] == pytest.approx(fmean([accuracies["0.01", 0], accuracies["0.1", 0]]))
 
 
+def edited(path: Path, accuracy: float | None = None, **values: Any) -> None:
+    """Set dotted keys (with __ for dots) of a run's config, and its test accuracy."""
+    config = OmegaConf.load(path / "config.yaml")
+    for key, value in values.items():
+        OmegaConf.update(config, key.replace("__", "."), value)
+    OmegaConf.save(config, path / "config.yaml")
+    metrics = json.loads((path / "metrics.json").read_text())
+    metrics["seed"] = values.get("seed", metrics["seed"])
+    if accuracy is not None:
+        metrics["test"]["accuracy"] = accuracy
+    (path / "metrics.json").write_text(json.dumps(metrics))
+
+
+MIXTURES: dict[str, tuple[list[dict[str, Any]], str]] = {
+    "epochs": ([{"trainer__max_epochs": n} for n in (1, 5, 50)], "trainer.max_epochs=1..50"),
+    "a limit": ([{"data__limit": n} for n in (None, 100, None)], "data.limit=100,None"),
+    "dropout": ([{"model__dropout": n} for n in (0.0, 0.5, 0.2)], "model.dropout=0.0..0.5"),
+    "split": ([{"data__split_seed": n} for n in (0, 1, 2)], "data.split_seed=0..2"),
+}
+
+
+@pytest.mark.parametrize("kind", MIXTURES)
+def test_a_row_of_different_configurations_says_so_and_has_no_spread(
+    kind: str, folder: tuple[Path, Figures], tmp_path: Path
+) -> None:
+    changes, words = MIXTURES[kind]
+    for seed, change in enumerate(changes):
+        shutil.copytree(folder[0] / "0.01-0", tmp_path / str(seed))
+        edited(tmp_path / str(seed), seed=seed, **change)
+    arguments = (tmp_path, "--group-by", "model", "optim._target_")
+    (row,) = json.loads(call(scripts.results, *arguments, "--format", "json").stdout)["finished"]
+    assert (row["seeds"], row["mixes"]) == (3, words)
+    assert row["test_std"] is row["test_95_low"] is row["test_95_high"] is None
+    text = call(scripts.results, *arguments).stdout
+    assert f"mixes {words}" in text
+    assert "±" not in text
+
+
+def test_seeds_alone_are_no_mixture(folder: tuple[Path, Figures], tmp_path: Path) -> None:
+    copy_runs(folder[0], tmp_path, "0.01-0", "0.01-1", "0.01-2")
+    edited(tmp_path / "0.01-0", threads=7, name="other", output_dir="elsewhere")
+    answer = call(scripts.results, tmp_path, "--group-by", "model", "--format", "json")
+    (row,) = json.loads(answer.stdout)["finished"]
+    assert row["mixes"] == ""
+    assert row["test_std"] is not None
+
+
+@pytest.mark.parametrize("accuracies", [(0.99, 1.0), (0.0, 0.05), (0.1, 0.9)])
+def test_intervals_stay_within_0_and_1(
+    accuracies: tuple[float, float], folder: tuple[Path, Figures], tmp_path: Path
+) -> None:
+    for seed, accuracy in enumerate(accuracies):
+        shutil.copytree(folder[0] / "0.01-0", tmp_path / str(seed))
+        edited(tmp_path / str(seed), accuracy, seed=seed)
+    (row,) = json.loads(call(scripts.results, tmp_path, "--format", "json").stdout)["finished"]
+    assert 0 <= row["test_95_low"] < row["test_95_high"] <= 1
+
+
+def test_trials_of_a_search_stand_apart_unless_they_alone_are_asked_for(
+    folder: tuple[Path, Figures], tmp_path: Path
+) -> None:
+    study = tmp_path / "tune" / "rate"
+    copy_runs(folder[0], study, "0.01-1", "0.01-2")
+    copy_runs(folder[0] / "apart", study, "failed")
+    (study / "study.lock").touch()
+    copy_runs(folder[0], tmp_path / "runs", "0.01-0")
+    table = json.loads(call(scripts.results, tmp_path, "--format", "json").stdout)
+    assert [row["runs"] for row in table["finished"]] == [1]
+    assert table["searches"] == [{"folder": str(study), "trials": 3}]
+    assert table["without_result"] == []
+    assert "3 trials" in call(scripts.results, tmp_path).stdout
+    assert "3 trials" in call(scripts.results, tmp_path, "--format", "csv").stderr
+    (row,) = json.loads(call(scripts.results, study, "--format", "json").stdout)["finished"]
+    assert row["runs"] == 2
+
+
+def test_a_readable_table_has_a_handful_of_differences(folder: tuple[Path, Figures], tmp_path: Path) -> None:
+    keys = [f"further.key{i}" for i in range(12)]
+    for number in range(2):
+        shutil.copytree(folder[0] / "0.01-0", tmp_path / str(number))
+        values = {key.replace(".", "__"): number for key in keys}
+        config = OmegaConf.load(tmp_path / str(number) / "config.yaml")
+        OmegaConf.update(config, "further", {}, force_add=True)
+        OmegaConf.save(config, tmp_path / str(number) / "config.yaml")
+        edited(tmp_path / str(number), **values)
+    heading, _, first, *_ = call(scripts.results, tmp_path).stdout.splitlines()
+    assert heading.count("|") <= 14
+    assert "| also |" in heading
+    assert "and 2 more" in first
+    (row, _) = json.loads(call(scripts.results, tmp_path, "--format", "json").stdout)["finished"]
+    assert set(keys) <= row.keys()
+
+
 @pytest.mark.parametrize("content", ["[]", "{}", "null", "{"])
 def test_a_file_that_is_no_metrics_is_listed_apart(
     content: str, folder: tuple[Path, Figures], tmp_path: Path

@@ -4,12 +4,13 @@ import csv
 import fcntl
 import io
 import json
+import logging
 import os
 import pickle
 import random
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from fmnist_lit.checkpoints import LAST, PREVIOUS, StopWhenDiverged, is_whole
+import fmnist_lit.run as run_module
+from fmnist_lit import checkpoints
+from fmnist_lit.checkpoints import BEST, LAST, PREVIOUS, StopWhenDiverged, is_whole
 from fmnist_lit.classifier import Classifier
 from fmnist_lit.data import datamodule
-from fmnist_lit.errors import Diverged, UsageError, UserError
+from fmnist_lit.errors import Diverged, Occupied, UsageError, UserError
 from fmnist_lit.interrupt import Interrupted
 from fmnist_lit.resume import named_run, resume
 from fmnist_lit.run import run
@@ -35,11 +38,25 @@ RECIPES = {
         *("callbacks=early_stopping", "callbacks.patience=2", "schedule.cooldown=0"),
     ),
 }
+PRECISE = (
+    *("schedule=cosine", "weight_averaging=0.9", "augment=shift_flip", "model.hidden=[16]"),
+    *("model=mlp", "trainer.max_epochs=2"),
+)
 GROUPS = 5  # of each epoch: 160 images, batches of 16, two in a group
 
 
 class Killed(BaseException):
     """The process is no more."""
+
+
+@pytest.fixture(autouse=True)
+def same_logging() -> Iterator[None]:
+    """A resume logs to the terminal from then on; other tests shall not."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +91,13 @@ def kill(config: dict[str, Any], directory: Path, group: int, resumed: bool = Fa
 
 def outcome(directory: Path) -> tuple[Any, list[dict[str, str]], dict[str, Any]]:
     """Return what a run gave, but for its times."""
-    weights = torch.load(directory / "checkpoints" / LAST, weights_only=True)["state_dict"]
+    weights = {
+        f"{name} {key}": weight
+        for name in (LAST, BEST)
+        for key, weight in torch.load(directory / "checkpoints" / name, weights_only=True)[
+            "state_dict"
+        ].items()
+    }
     with (directory / "history.csv").open(newline="") as file:
         rows = [{k: v for k, v in row.items() if "second" not in k} for row in csv.DictReader(file)]
     metrics = json.loads((directory / "metrics.json").read_bytes())
@@ -246,16 +269,235 @@ def test_an_interrupt_passes_from_process_to_process() -> None:
     assert (again.status, str(again)) == (143, "interrupted by SIGTERM")
 
 
-def test_a_run_that_was_moved_goes_on(recipe: Any, whole: dict[str, Path], tmp_path: Path) -> None:
+def after_the_best_epoch(whole: Path) -> int:
+    """Return a group behind the best epoch of a run."""
+    accuracies = [row["val_accuracy"] for row in outcome(whole)[1]]
+    return (accuracies.index(max(accuracies)) + 1) * GROUPS + 1
+
+
+@pytest.fixture
+def stopped(recipe: Any, whole: dict[str, Path], tmp_path: Path) -> Path:
+    """A run that was killed when its best epoch was past, told apart from others by choices and command."""
     name = "everything that looks back"
-    accuracies = [row["val_accuracy"] for row in outcome(whole[name])[1]]
-    best = accuracies.index(max(accuracies))
-    kill(recipe(name), tmp_path, (best + 1) * GROUPS + 1)  # when the best epoch is past
-    moved = tmp_path.with_name(f"{tmp_path.name}-moved")
-    shutil.move(tmp_path, moved)
-    tmp_path.mkdir()
-    run(recipe(name), moved, {}, "", resumed=True)
-    assert_same(moved, whole[name])
+    directory = tmp_path / "stopped"
+    directory.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        at_group(patch, after_the_best_epoch(whole[name]), die)
+        with pytest.raises(Killed):
+            run(recipe(name), directory, {"model": "mlp4"}, "python train.py model=mlp4")
+    return directory
+
+
+PLACES = ["relative", "through a link", "below a link", "moved", "copied", "not normalized"]
+
+
+@pytest.mark.parametrize("began", ["absolute", "relative", "through a link"])
+@pytest.mark.parametrize("place", PLACES)
+def test_a_run_goes_on_by_whatever_name_and_wherever(
+    place: str,
+    began: str,
+    recipe: Any,
+    whole: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = "everything that looks back"
+    (tmp_path / "real" / "run").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    first = {
+        "absolute": tmp_path / "real" / "run",
+        "relative": Path("real/run"),
+        "through a link": Path("link/run"),
+    }
+    kill(recipe(name), first[began], after_the_best_epoch(whole[name]))
+    best = (tmp_path / "real" / "run" / "checkpoints" / BEST).read_bytes()
+    if place == "moved":
+        shutil.move("real/run", "elsewhere/run")
+    elif place == "copied":
+        shutil.copytree("real/run", "elsewhere/run")
+    (tmp_path / "by name").symlink_to(tmp_path / "real" / "run")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    then = {
+        "relative": Path("../real/run"),
+        "through a link": Path("../by name"),
+        "below a link": tmp_path / "link" / "run",
+        "moved": Path("run"),
+        "copied": Path("run"),
+        "not normalized": tmp_path / "real" / ".." / "elsewhere" / ".." / "real" / "run",
+    }[place]
+    run(recipe(name), then, {}, "", resumed=True)
+    assert_same(then, whole[name])
+    assert (then / "checkpoints" / BEST).read_bytes() == best
+    if place == "copied":
+        assert (tmp_path / "real" / "run" / "checkpoints" / BEST).read_bytes() == best
+
+
+def test_what_lightning_would_not_reload_ends_a_resume(
+    recipe: Any, stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "best_states", lambda checkpoint: [])  # its paths stay as they were
+    moved = stopped.rename(stopped.with_name("moved"))
+    with pytest.raises(UserWarning, match="won't be reloaded"):
+        run(recipe("everything that looks back"), moved, {}, "", resumed=True)
+    with pytest.raises(UserError, match=r"cannot go on: UserWarning: .*won't be reloaded"):
+        resume(moved)
+
+
+@pytest.mark.parametrize("optim", ["sgd", "nesterov", "adam", "nadam", "amsgrad", "rmsprop", "adamw"])
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
+def test_every_optimizer_goes_on_to_the_same_bits_in_every_precision(
+    optim: str, precision: str, recipe: Any, tmp_path: Path
+) -> None:
+    name = "everything that is random"
+    config = recipe(name, f"trainer.precision={precision}", *PRECISE, f"optim={optim}")
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    for directory in (once, twice):
+        directory.mkdir()
+    run(config, once, {}, "")
+    stop_and_go_on(config, twice, [2, 4])
+    assert_same(twice, once)
+
+
+def test_batch_normalization_of_double_precision_goes_on_to_the_same_bits(
+    recipe: Any, tmp_path: Path
+) -> None:
+    small = ("model=residual", "model.widths=[4]", "model.blocks=[1]", "model.stem=4")
+    config = recipe("everything that is random", *small, "trainer.precision=64-true", "trainer.max_epochs=2")
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    for directory in (once, twice):
+        directory.mkdir()
+    run(config, once, {}, "")
+    stop_and_go_on(config, twice, [1, 3])
+    assert_same(twice, once)
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "part"),
+    [
+        (flip, "damaged or no checkpoint"),
+        (Path.unlink, "there is no such checkpoint"),
+        (lambda best: best.write_bytes(b""), "damaged or no checkpoint"),
+        (lambda best: best.write_bytes(best.read_bytes()[:-1000]), "damaged or no checkpoint"),
+        (lambda best: shutil.copyfile(best.with_name(LAST), best), "is not of the best epoch"),
+    ],
+    ids=["one bit", "gone", "empty", "cut", "another epoch's"],
+)
+def test_best_weights_that_are_lost_are_no_other_weights(
+    damage: Callable[[Path], Any], part: str, recipe: Any, whole: dict[str, Path], stopped: Path
+) -> None:
+    name = "everything that looks back"
+    damage(stopped / "checkpoints" / BEST)
+    with pytest.raises(
+        UserError, match=rf"{part}.*The best epoch's weights are lost\. Without .*checkpoints"
+    ):
+        run(recipe(name), stopped, {}, "", resumed=True)
+    assert not (stopped / "metrics.json").exists()
+    shutil.rmtree(stopped / "checkpoints")
+    run(recipe(name), stopped, {}, "", resumed=True)
+    assert_same(stopped, whole[name])
+
+
+def test_weights_that_are_damaged_before_the_test_are_not_tested(recipe: Any, tmp_path: Path) -> None:
+    config = recipe("everything that is random")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "settle", lambda folder, chosen: flip(folder / BEST))
+        with pytest.raises(UserError, match=r"best\.ckpt is damaged"):
+            run(config, tmp_path, {}, "")
+
+
+@pytest.mark.parametrize("moment", ["before the best has its name", "after it"])
+def test_a_better_epoch_of_which_the_last_checkpoint_knows_nothing_is_found_again(
+    moment: str, recipe: Any, whole: dict[str, Path], tmp_path: Path
+) -> None:
+    """The process ends between the two files of an epoch."""
+    name = "everything that is random"
+    save, count = checkpoints.WholeCheckpoints.save_checkpoint, [0]
+
+    def save_or_die(self: Any, checkpoint: Any, path: Any, **options: Any) -> None:
+        count[0] += Path(path).name == BEST
+        if count[0] == 2 and (moment.startswith("before") or Path(path).name == LAST):
+            die()
+        save(self, checkpoint, path, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints.WholeCheckpoints, "save_checkpoint", save_or_die)
+        with pytest.raises(Killed):
+            run(recipe(name), tmp_path, {}, "")
+    assert count[0] == 2
+    run(recipe(name), tmp_path, {}, "", resumed=True)
+    assert_same(tmp_path, whole[name])
+
+
+def test_without_validation_data_the_best_is_the_last_whatever_a_power_cut_left(
+    recipe: Any, tmp_path: Path
+) -> None:
+    config = recipe("everything that is random", "data.val_fraction=0")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classifier, "test_step", lambda *arguments: die())
+        with pytest.raises(Killed):
+            run(config, tmp_path, {}, "")
+    folder = tmp_path / "checkpoints"
+    last = (folder / LAST).read_bytes()
+    (folder / BEST).unlink()
+    (folder / BEST).write_bytes(b"")
+    left = [
+        folder / f".{BEST}.part",
+        tmp_path / ".history.csv.x.part",
+        tmp_path / ".hydra" / ".overrides.yaml.x.part",
+    ]
+    for part in left:
+        part.write_bytes(b"")
+    run(config, tmp_path, {}, "", resumed=True)
+    assert (folder / BEST).read_bytes() == (folder / LAST).read_bytes() == last
+    assert not any(part.exists() for part in left)
+    assert {path.name for path in folder.iterdir()} == {BEST, LAST}
+
+
+@pytest.mark.parametrize("left", [None, b""], ids=["gone", "empty"])
+def test_the_run_s_own_config_is_enough_to_go_on(
+    left: bytes | None, whole: dict[str, Path], stopped: Path
+) -> None:
+    kept = {stopped / "config.yaml", *(stopped / "checkpoints").iterdir()}
+    for path in [path for path in stopped.rglob("*") if path.is_file() and path not in kept]:
+        path.unlink()
+        if left is not None:
+            path.write_bytes(left)
+    if left is not None:
+        for name in ("hydra.yaml", "config.yaml"):
+            (stopped / ".hydra" / name).write_bytes(left)
+    metrics = resume(stopped)
+    assert metrics["choices"] == {"model": "mlp4"}
+    assert metrics["command"] == "python train.py model=mlp4"
+    (weights, rows, _), (others, other_rows, _) = (
+        outcome(stopped),
+        outcome(whole["everything that looks back"]),
+    )
+    assert rows == other_rows
+    assert all(torch.equal(weights[key], others[key]) for key in weights)
+
+
+def test_a_refused_start_changes_nothing(recipe: Any, stopped: Path) -> None:
+    before = {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()}
+    with pytest.raises(Occupied, match="already holds a run"):
+        run(recipe("everything that is random"), stopped, {"model": "cnn_c"}, "python train.py model=cnn_c")
+    assert {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()} == before
+    assert resume(stopped)["choices"] == {"model": "mlp4"}
+
+
+def test_a_resume_with_another_config_says_what_differs(recipe: Any, stopped: Path) -> None:
+    config = recipe("everything that looks back", "optim.lr=0.1", "data.images.seed=7")
+    with pytest.raises(UserError, match=r"another config: .*optim\.lr was 0\.2, is 0\.1"):
+        run(config, stopped, {}, "", resumed=True)
+    config = recipe("everything that looks back", "callbacks.save_every_s=10", "data.eval_batch_size=64")
+    run(config, stopped, {}, "", resumed=True)
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_step_rate_and_checkpoint(

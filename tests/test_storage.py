@@ -4,9 +4,11 @@ import errno
 import os
 import platform
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
 import torch
@@ -17,7 +19,16 @@ from fmnist_lit.checkpoints import LAST, WholeCheckpoints
 from fmnist_lit.errors import Occupied, UserError
 from fmnist_lit.launch import message
 from fmnist_lit.run import claim
-from fmnist_lit.storage import is_locked, locked, write_whole
+from fmnist_lit.storage import (
+    is_locked,
+    locked,
+    require_all_inside,
+    require_inside,
+    write_json,
+    write_new,
+    write_whole,
+)
+from fmnist_lit.weights import load_checkpoint
 
 MANY = 16
 
@@ -99,3 +110,105 @@ def test_a_checkpoint_that_cannot_be_written_says_why_and_leaves_the_old_one(
     assert str(refused.value) == f"{tmp_path / LAST} cannot be written: {reason}"
     assert torch.load(tmp_path / LAST) == {"epoch": 1}
     assert [path.name for path in tmp_path.iterdir()] == [LAST]
+
+
+@pytest.mark.parametrize("link", ["evaluation", "last.part", "dangling", "climbs", "inner/../../out"])
+def test_nothing_is_written_through_a_link_that_leads_out(link: str, tmp_path: Path) -> None:
+    run, outside = tmp_path / "run", tmp_path / "out"
+    run.mkdir()
+    outside.mkdir()
+    (outside / "file").write_text("mine")
+    made = {
+        "evaluation": ("evaluation", outside),
+        "last.part": ("checkpoints/last.part", outside / "file"),
+        "dangling": ("history.csv", tmp_path / "new"),
+        "climbs": ("a/b", "../../.."),
+        "inner/../../out": ("deep/er/export", "../../../out"),
+    }[link]
+    place = run / made[0]
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(made[1])
+    with pytest.raises(UserError, match="leads out of the run directory by a link"):
+        require_inside(run, place / "test")
+    with pytest.raises(UserError, match="leads out of the run directory by a link"):
+        require_all_inside(run)
+
+
+def test_a_run_behind_a_link_and_links_inside_it_are_fine(tmp_path: Path) -> None:
+    (tmp_path / "real" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "real" / "best").symlink_to("checkpoints")
+    (tmp_path / "run").symlink_to("real")
+    require_all_inside(tmp_path / "run")
+    assert require_inside(tmp_path / "run", tmp_path / "run" / "best" / "x") == tmp_path / "run/best/x"
+
+
+def test_a_link_in_the_place_of_a_file_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "history.csv").symlink_to("mine")
+    write_whole(tmp_path / "history.csv", b"rows")
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert (tmp_path / "history.csv").read_bytes() == b"rows"
+    assert not (tmp_path / "history.csv").is_symlink()
+
+
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "metrics.json": lambda path: write_json(path, 1),
+    "history.csv": lambda path: write_whole(path, b"rows"),
+    "config.yaml": lambda path: write_new(path, b"seed: 0"),
+    LAST: lambda path: WholeCheckpoints(writes=True).save_checkpoint({"state_dict": {}}, path),
+    "best.ckpt": lambda path: WholeCheckpoints(writes=True).save_checkpoint({"state_dict": {}}, path),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_content_then_name_are_on_the_disk_when_a_writer_returns(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut leaves an empty file of what was only renamed, and no name that its folder has not kept."""
+    done: list[str] = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        path = tmp_path / name
+        done.append(
+            f"{os.readlink(f'/proc/self/fd/{descriptor}')}, {'named' if path.exists() else 'unnamed'}"
+        )
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    WRITERS[name](tmp_path / name)
+    content, folder = done
+    assert content.startswith(f"{tmp_path}/.{name}.")
+    assert content.endswith(", unnamed")
+    assert folder == f"{tmp_path}, named"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_one_flipped_bit_anywhere_in_a_checkpoint_changes_no_figure(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    path = tmp_path / "best.ckpt"
+    torch.save({"state_dict": {"a": torch.rand(40, dtype=dtype), "b": torch.rand(3, dtype=dtype)}}, path)
+    content, weights = path.read_bytes(), load_checkpoint(path)["state_dict"]
+    refused = 0
+    for position in range(len(content)):
+        changed = bytearray(content)
+        changed[position] ^= 1 << position % 8 if position % 3 else 16  # 16 makes a folder of a record
+        path.write_bytes(changed)
+        try:
+            found = load_checkpoint(path)["state_dict"]
+        except UserError:
+            refused += 1
+        else:
+            assert all(torch.equal(found[name], weight) for name, weight in weights.items())
+    assert refused > len(content) / 4
+
+
+def test_a_compressed_checkpoint_is_refused(tmp_path: Path) -> None:
+    """It may expand to gigabytes."""
+    torch.save({"state_dict": {"a": torch.zeros(100_000)}}, tmp_path / "plain")
+    with ZipFile(tmp_path / "plain") as plain, ZipFile(tmp_path / "best.ckpt", "w", ZIP_DEFLATED) as small:
+        for record in plain.infolist():
+            small.writestr(record.filename, plain.read(record))
+    with pytest.raises(UserError, match="is no record of a checkpoint"):
+        load_checkpoint(tmp_path / "best.ckpt")

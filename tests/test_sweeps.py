@@ -2,15 +2,25 @@
 
 import json
 import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import scripts.results
 from fmnist_lit import sweeps
 from fmnist_lit.errors import UsageError
-from tests.conftest import SMALL
+from fmnist_lit.report.summary import sweep_summary
+from fmnist_lit.storage import try_lock
+from tests.conftest import ROOT, SMALL, call
 from tests.test_command_line import train
+from tests.test_wrong_overrides import answer_in_process
 
 # A cluster of one machine. sbatch starts every task of an array at once; sacct knows nothing better than
 # that they run; srun leaves its own options out.
@@ -112,3 +122,250 @@ def test_jobs_at_a_time_share_the_cores(
     assert (
         sweeps.threads_for({"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}) is None
     )
+
+
+LONG = ("model=cnn_c", "data.images.train=1600", "data.batch_size=16", "trainer.max_epochs=6")
+
+
+def workers(parent: int) -> list[int]:
+    """Return the processes that a process has started."""
+    found = subprocess.run(["pgrep", "-P", str(parent)], capture_output=True, text=True)
+    return [int(number) for number in found.stdout.split()]
+
+
+def alive(process: int) -> bool:
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(process)], capture_output=True, text=True).stdout
+    return bool(state.strip()) and not state.startswith("Z")
+
+
+def wait_for(what: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_workers_end_with_a_command_that_was_killed_and_it_can_be_given_again(tmp_path: Path) -> None:
+    further = ("callbacks.save_every_s=1000", f"output_dir={tmp_path}", "name=night", "seed=0,1,2")
+    command = ("-m", *SMALL, *LONG, *further, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    process = subprocess.Popen([sys.executable, "train.py", *command], cwd=ROOT, stdout=subprocess.DEVNULL)
+    sweep = tmp_path / "sweeps" / "night"
+    wait_for(lambda: all((sweep / job / "history.csv").exists() for job in "01"))
+    left = workers(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(left) >= 2
+    again = train(*command)
+    assert again.returncode == 0, again.stderr
+    assert "3 jobs, best validation accuracy first" in again.stdout
+    assert again.stdout.count("Resumed from") == 2
+    assert not list(sweep.glob("*/failure.json"))
+    wait_for(lambda: not any(map(alive, left)))
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> list[str]:
+    return ["-m", *SMALL, "model=mlp4", "debug=fast", "seed=0,1", f"output_dir={tmp_path}", "name=night"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished sweep of two jobs."""
+    folder = tmp_path_factory.mktemp("finished")
+    command = ["-m", *SMALL, "model=mlp4", "debug=fast", "seed=0,1", f"output_dir={folder}", "name=night"]
+    status, _, said = answer_in_process(command)
+    assert status == 0, said
+    return folder
+
+
+@pytest.fixture
+def sweep(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    shutil.copytree(finished / "sweeps", tmp_path / "sweeps")
+    return tmp_path / "sweeps" / "night"
+
+
+def test_a_job_that_is_going_on_is_neither_failed_nor_lost(
+    command: list[str], sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps, "WAIT_S", 0)
+    (sweep / "0" / "metrics.json").unlink()
+    with (sweep / "0" / "config.yaml").open() as file:
+        assert try_lock(file)
+        status, said, message = answer_in_process(command)
+    assert status == 1
+    assert f"{sweep / '0'}: this run is going on, in another process." in message
+    assert [row[3].strip() for row in rows(said)][1:] == ["running"]
+    assert "job 0 running" in said
+    assert "failed" not in said
+    assert not (sweep / "0" / "failure.json").exists()
+
+
+def rows(said: str) -> list[list[str]]:
+    """Return the rows of the table at the end of a sweep."""
+    table = said[said.rindex(" jobs, best ") :]
+    return [line.split("│") for line in table.splitlines() if line.startswith("│")]
+
+
+@pytest.mark.parametrize("state", ["unfinished", "failed"])
+def test_every_table_says_the_same_of_a_job_without_figures(state: str, sweep: Path) -> None:
+    (sweep / "0" / "metrics.json").unlink()
+    if state == "failed":
+        (sweep / "0" / "failure.json").write_text('{"reason": "the disk is full"}')
+    said, count = sweep_summary(sweep)
+    assert count == 1
+    assert [row[3].strip() for row in rows(said)][1:] == [state]
+    answer = call(scripts.results, sweep)
+    assert state in answer.stdout + answer.stderr
+
+
+NO_JSON = {
+    **{"empty": b"", "binary": b"\xff\x00\x80", "cut": b'{"overrides": [', "a number": b"3", "null": b"null"},
+    **{"a list": b"[]", "NaN": b"NaN", "nothing in it": b"{}", "endless": b"[" * 100_000},
+}
+NO_SWEEP = {
+    "overrides are a number": b'{"overrides": 3, "config": {}}',
+    "overrides are a text": b'{"overrides": "seed=0", "config": {}}',
+    "an override is a number": b'{"overrides": [1], "config": {}}',
+    "an override is a list": b'{"overrides": [["seed=0"]], "config": {}}',
+    "no config": b'{"overrides": []}',
+    "config is a list": b'{"overrides": [], "config": []}',
+}
+
+
+@pytest.mark.parametrize("damage", [*NO_JSON, *NO_SWEEP])
+def test_a_damaged_record_of_a_sweep_gets_one_message(damage: str, command: list[str], sweep: Path) -> None:
+    (sweep / sweeps.SWEEP_FILE).write_bytes({**NO_JSON, **NO_SWEEP}[damage])
+    status, said, message = answer_in_process(command)
+    assert (status, said) == (1, "")
+    assert message.startswith(f"error: {sweep / sweeps.SWEEP_FILE} is damaged. ")
+    assert len(message.splitlines()) == 1
+
+
+def test_a_sweep_goes_on_after_its_damaged_record_was_deleted(command: list[str], sweep: Path) -> None:
+    (sweep / sweeps.SWEEP_FILE).unlink()
+    status, said, message = answer_in_process(command)
+    assert (status, message) == (0, "")
+    assert said.count("is finished already.") == 2
+
+
+NO_METRICS = {
+    "test is missing": {"test": None},
+    "test is a list": {"test": [1]},
+    "val is a number": {"val": 3},
+    "accuracy is a text": {"test": {"accuracy": "0.5", "loss": 1.0}},
+    "accuracy is NaN": {"val": {"accuracy": float("nan"), "loss": 1.0}},
+    "accuracy is above 1": {"val": {"accuracy": 7, "loss": 1.0}},
+    "no loss": {"test": {"accuracy": 0.5}},
+    "seconds are a text": {"seconds": "1"},
+}
+
+
+@pytest.mark.parametrize("damage", [*NO_JSON, *NO_METRICS])
+def test_a_finished_job_with_damaged_figures_is_said_to_be_damaged(
+    damage: str, command: list[str], sweep: Path
+) -> None:
+    file = sweep / "0" / "metrics.json"
+    figures = json.dumps(json.loads(file.read_bytes()) | NO_METRICS.get(damage, {})).encode()
+    file.write_bytes(NO_JSON.get(damage, figures))
+    status, said, message = answer_in_process(command)
+    assert status == 1
+    assert message.startswith("error: ")
+    assert len(message.splitlines()) == 1
+    assert str(file) in message
+    assert "Job 1 is finished already." in said
+    assert [row[3].strip() for row in rows(said)][1:] == ["damaged"]
+    assert f"job 0 damaged: {file}" in said
+
+
+NO_CONFIG = {"empty": b"", "binary": b"\xff\x00\x80", "cut": b"a: [1", "a number": b"3", "a list": b"- 1"}
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+@pytest.mark.parametrize("damage", NO_CONFIG)
+def test_a_job_with_a_damaged_config_is_told_and_the_others_go_on(
+    damage: str, is_finished: bool, command: list[str], sweep: Path
+) -> None:
+    file = sweep / "0" / "config.yaml"
+    file.write_bytes(NO_CONFIG[damage])
+    if not is_finished:
+        (sweep / "0" / "metrics.json").unlink()
+    status, said, message = answer_in_process(command)
+    assert status == 1
+    assert message.startswith("error: ")
+    assert str(file) in message
+    assert len(message.splitlines()) == 1
+    assert "Job 1 is finished already." in said
+    assert [row[3].strip() for row in rows(said)][1:] == ["damaged" if is_finished else "failed"]
+    assert "config.yaml" in said
+
+
+def test_what_tells_jobs_apart_may_be_damaged_and_moves_no_cursor(sweep: Path) -> None:
+    (sweep / "0" / ".hydra" / "overrides.yaml").write_bytes(b"a: [1")
+    (sweep / "1" / ".hydra" / "overrides.yaml").write_text(r'["seed=\e[2J", "${oc.env:HOME}"]')
+    said, count = sweep_summary(sweep)
+    assert count == 0
+    assert "\x1b" not in said
+    assert "${oc.env:HOME}" in said
+
+
+# What is refused, and the way on that the message names.
+ASTRAY = {
+    "name=../../esc": "letters, digits",
+    "name=..": "letters, digits",
+    "name=a/b": "letters, digits",
+    "name=/tmp/esc": "letters, digits",
+    "name=''": "letters, digits",
+    "name=-a": "letters, digits",
+    "name='a\nb'": "letters, digits",
+    "name='\x1b[2J'": "letters, digits",
+    f"name={'a' * 201}": "200 bytes at most",
+    f"name='{'ä' * 101}'": "200 bytes at most",
+    "name=a,b": "Give one name",
+    "name=choice(a,b)": "Give one name",
+    "name=../a,../b": "Give one name",
+    "output_dir=a,b": "Give one output_dir",
+    "output_dir=''": "not empty",
+    "hydra.sweep.subdir=../x": "${hydra:job.num}",
+    "hydra.sweep.subdir='../${hydra:job.num}'": "below the sweep's",
+    "hydra.sweep.subdir='/${hydra:job.num}'": "below the sweep's",
+    "hydra.sweep.subdir=same": "no two jobs share it",
+    "hydra.sweep.subdir='${model}'": "no two jobs share it",
+    "hydra.sweep.subdir=''": "no two jobs share it",
+}
+
+
+@pytest.mark.parametrize("override", ASTRAY)
+def test_a_sweep_that_would_lose_its_jobs_is_refused(override: str, tmp_path: Path) -> None:
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    status, said, message = answer_in_process(["-m", "seed=0,1", f"output_dir={inner}", override])
+    assert (status, said) == (2, "")
+    assert message.startswith("error: ")
+    assert ASTRAY[override] in message
+    assert len(message.splitlines()) == 1
+    assert "\x1b" not in message
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "a", inner], "nothing may be left behind"
+
+
+def test_a_sweep_of_conf_that_would_lose_its_jobs_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "sweep").mkdir()
+    text = "# @package _global_\nhydra: {mode: MULTIRUN, sweeper: {params: {name: 'a,b'}}}"
+    (tmp_path / "sweep" / "mine.yaml").write_text(text)
+    command = ["sweep=mine", f"hydra.searchpath=[file://{tmp_path}]", f"output_dir={tmp_path}/out"]
+    status, _, message = answer_in_process(command)
+    assert status == 2
+    assert message.startswith("error: name=a,b: a sweep has one name")
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_jobs_lie_below_one_folder_whatever_it_is_made_of(tmp_path: Path) -> None:
+    folder = f"hydra.sweep.dir='{tmp_path}/a b/$x/${{hydra:runtime.choices.model}}'"
+    subdir = "hydra.sweep.subdir='seed ${seed}/${hydra:job.num}'"
+    jobs = ("model=cnn_b,cnn_a", "seed=0,0", "debug=fast")
+    status, said, message = answer_in_process(["-m", *SMALL, *jobs, folder, subdir])
+    assert (status, message) == (0, "")
+    assert "4 jobs, best validation accuracy first" in said
+    assert len(rows(said)) == 4
+    (sweep,) = (tmp_path / "a b" / "$x").iterdir()
+    assert len(list(sweep.rglob("metrics.json"))) == 4

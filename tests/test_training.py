@@ -16,8 +16,8 @@ from fmnist_lit.classifier import Classifier
 from fmnist_lit.data import datamodule
 from fmnist_lit.data.loader import epoch_order, normalize
 from fmnist_lit.errors import UsageError, UserError
-from fmnist_lit.models.fast import prepare
 from fmnist_lit.models.initialization import initialize
+from fmnist_lit.models.speedups import prepare
 from fmnist_lit.report.evaluation import evaluate
 from fmnist_lit.report.run_directory import RunDirectory
 from fmnist_lit.run import run

@@ -197,3 +197,61 @@ def test_a_missing_file_is_answered_with_those_there_are(tmp_path: Path) -> None
     answer = call(scripts.tune, "conf/search/learning.yaml", "--output-dir", tmp_path)
     assert answer.returncode == 2
     assert "Did you mean conf/search/learning_rate.yaml?" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../esc",
+        "my/s",
+        "/nowhere/esc",
+        "",
+        ".",
+        "..",
+        "-a",
+        "a\nb",
+        "a b",
+        "a,b",
+        "a=b",
+        "\x1b[2J",
+        "a" * 201,
+    ],
+)
+def test_a_study_that_has_no_name_of_a_folder_is_refused(
+    name: str, space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scripts.tune, "EXPERIMENTS", tmp_path / "out")
+    stub(monkeypatch, 0.5)  # should it be accepted
+    before = sorted(tmp_path.rglob("*"))
+    answer = call(scripts.tune, space, "--output-dir", tmp_path / "out" / "put", f"--study={name}")
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert answer.stderr.startswith(f"error: --study {name!r}: it must be letters, digits")
+    assert len(answer.stderr.splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_space_whose_file_gives_no_name_needs_one(
+    space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scripts.tune, "EXPERIMENTS", tmp_path)
+    stub(monkeypatch, 0.5)
+    command = (space.rename(tmp_path / "my space.yaml"), *SMALL, "--output-dir", tmp_path, "--trials", "1")
+    assert "--study 'my space'" in call(scripts.tune, *command).stderr
+    assert call(scripts.tune, *command, "--study", "mine").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "folder", ["a?b=c", "a#b", "100%", "%41%3f", "{x}", "a b", "ä", "a&b;c", "a'b", "file:a"]
+)
+def test_a_study_lies_in_its_folder_whatever_that_is_called(
+    folder: str, space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scripts.tune, "EXPERIMENTS", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    stub(monkeypatch, 0.5)
+    for trials in "12":
+        answer = call(scripts.tune, space, *SMALL, "--output-dir", folder, "--trials", trials)
+        assert answer.returncode == 0, answer.stderr
+    study = tmp_path / folder / "tune" / "space"
+    assert {path.name for path in study.iterdir()} == {"study.db", "study.lock", "0", "1"}
+    assert {path.name for path in tmp_path.iterdir()} == {folder, "tuned", "space.yaml"}

@@ -1,12 +1,13 @@
 """Checkpoints from which a run goes on to the same bits, whenever it was stopped."""
 
 import errno
+import hashlib
 import logging
+import math
 import os
 import shutil
 import time
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,16 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from fmnist_lit.classifier import Classifier, Tally
 from fmnist_lit.errors import Diverged, UserError
-from fmnist_lit.interrupt import Signals
+from fmnist_lit.interrupt import Interrupted, Signals
 from fmnist_lit.ranks.exchange import ALONE, Ranks
+from fmnist_lit.storage import PART, remove_parts, sync_folder, whole_file
+from fmnist_lit.sweeps import differences
+from fmnist_lit.weights import load_checkpoint
 
 log = logging.getLogger(__name__)
 
 ALMOST_NOTHING = 2**20  # bytes left on a disk that is full
-LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
 RANK_SEED = 1_000_003  # apart by more than anybody's seeds
 
 
@@ -41,8 +45,20 @@ def set_random_state(state: Mapping[str, torch.Tensor | None], device: torch.dev
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
+def put_before_previous(temporary: str, path: Path) -> None:
+    """Give a new checkpoint its name; the last one but one is kept beside the last."""
+    if path.name == LAST and path.exists():
+        link = path.with_name(f".{PREVIOUS}{PART}")
+        link.unlink(missing_ok=True)
+        os.link(path, link)
+        os.replace(link, path.with_name(PREVIOUS))
+    os.replace(temporary, path)
+
+
 class WholeCheckpoints(TorchCheckpointIO):
     """Writes a checkpoint under another name and renames it: a killed run leaves no half of one.
+
+    Each ``last.ckpt`` names the ``best.ckpt`` of its time by a digest: nothing else tells which one it is.
 
     Args:
         writes: False where another rank does.
@@ -51,6 +67,7 @@ class WholeCheckpoints(TorchCheckpointIO):
     def __init__(self, writes: bool) -> None:
         super().__init__()
         self.writes = writes
+        self.best: str | None = None  # digest of the best epoch's file, if one was chosen
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Save whole or not at all; the last checkpoint but one is kept beside the last.
@@ -61,47 +78,47 @@ class WholeCheckpoints(TorchCheckpointIO):
         if not self.writes:
             return
         path = Path(path)
-        temporary = path.with_suffix(".part")
         try:
-            path.parent.mkdir(exist_ok=True)
-            with temporary.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            if path.name == LAST and path.exists():
-                link = path.with_name(f"{PREVIOUS}.part")
-                link.unlink(missing_ok=True)
-                os.link(path, link)
-                os.replace(link, path.with_name(PREVIOUS))
-            os.replace(temporary, path)
+            if not path.parent.exists():
+                path.parent.mkdir()
+                sync_folder(path.parent.parent)
+            with whole_file(path, publish=put_before_previous) as file:
+                torch.save(checkpoint | ({"best": self.best} if self.best else {}), file)
+            if path.name == BEST:
+                self.best = digest(path)
         except (OSError, RuntimeError) as error:  # PyTorch reports a full disk as a fault of its own
             full = shutil.disk_usage(path.parent).free < ALMOST_NOTHING
-            temporary.unlink(missing_ok=True)
-            reason = os.strerror(errno.ENOSPC) if full else error
+            reason = os.strerror(errno.ENOSPC) if full else getattr(error, "strerror", None) or error
             raise UserError(f"{path} cannot be written: {reason}") from error
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Load a checkpoint; what it says of its own place is made true, for runs may be moved."""
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        folder = Path(path).parent
-        for state in checkpoint["callbacks"].values():
-            if "best_model_path" in state:
-                state["dirpath"] = str(folder)
-                state["best_model_path"] = str(folder / Path(state["best_model_path"]).name)
-        return dict(checkpoint)
+        """Load a checkpoint. Paths in it are replaced: a run may be moved, and nothing is written by name."""
+        checkpoint = load_checkpoint(Path(path))
+        self.best = checkpoint.get("best")
+        folder = os.path.realpath(Path(path).parent)  # as Lightning writes it
+        best = os.path.join(folder, BEST)
+        for state in best_states(checkpoint):
+            state.update(dirpath=folder, last_model_path="")
+            if state["best_model_path"]:
+                state.update(best_model_path=best, kth_best_model_path=best)
+                state["best_k_models"] = {best: state["best_model_score"]}
+        return checkpoint
+
+
+def best_states(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what a checkpoint says of the best epoch so far; nothing where none is chosen."""
+    return [state for state in checkpoint["callbacks"].values() if "best_model_path" in state]
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a checkpoint is there and what it holds is what was written, by its checksums."""
+    """Whether a checkpoint is there and what it holds is what was written."""
     try:
-        with zipfile.ZipFile(path) as file:
-            intact = file.testzip() is None
-        torch.load(path, map_location="cpu", weights_only=True)  # it reads what the checksums leave out
-    except Exception:  # there are many words for a damaged file: whatever they are, this is none to use
+        load_checkpoint(path)
+    except UserError:
         return False
-    return intact
+    return True
 
 
 def newest_whole(run: Path) -> Path | None:
@@ -112,6 +129,67 @@ def newest_whole(run: Path) -> Path | None:
         if checkpoint.exists():
             log.warning("%s is damaged.", checkpoint)
     return None
+
+
+def require_same_run(checkpoint: Path, config: Mapping[str, Any], callbacks: Sequence[L.Callback]) -> None:
+    """Refuse to go on with another config, or without anything that the run needs to end as it would have.
+
+    Raises:
+        UserError: the message says what differs, or what is lost.
+    """
+    kept = load_checkpoint(checkpoint)
+    states = kept["callbacks"]
+    stateful = [each for each in callbacks if type(each).state_dict is not L.Callback.state_dict]
+    missing = [key for key in ("loops", "optimizer_states", "lr_schedulers") if key not in kept]
+    missing += [each.state_key for each in stateful if each.state_key not in states]
+    made_with = next((state["config"] for state in states.values() if "config" in state), config)
+    if changes := differences(made_with, config):
+        raise UserError(f"{checkpoint} was made with another config: {'; '.join(changes)}.")
+    if missing:
+        raise UserError(f"{checkpoint} does not hold all of a run: it has no {', '.join(missing)}.")
+    if kept.get("best") is not None:
+        load_best(checkpoint.parent, kept["best"], kept["global_step"])
+
+
+def digest(path: Path) -> str:
+    """Return a text that no other content of a file gives."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_best(folder: Path, named: str | None, step: float = math.inf) -> dict[str, Any]:
+    """Load the best epoch's checkpoint.
+
+    Args:
+        named: digest of the one that it must be.
+        step: behind which a better one may have been found; it is going to be found again.
+
+    Raises:
+        UserError: it is lost.
+    """
+    best = folder / BEST
+    try:
+        checkpoint = load_checkpoint(best)
+        if named not in (None, digest(best)) and checkpoint["global_step"] <= step:
+            raise UserError(f"{best} is not of the best epoch.")
+    except UserError as error:
+        raise UserError(
+            f"{error} The best epoch's weights are lost. Without {folder}, "
+            f"resume={folder.parent} trains anew."
+        ) from error
+    return checkpoint
+
+
+def settle(folder: Path, chosen: bool) -> None:
+    """Take the last epoch for the best where no validation data chose one; drop what only a resume needs."""
+    if not chosen:
+        link = folder / f".{BEST}{PART}"
+        link.unlink(missing_ok=True)
+        os.link(folder / LAST, link)
+        os.replace(link, folder / BEST)
+        sync_folder(folder)
+    (folder / PREVIOUS).unlink(missing_ok=True)
+    remove_parts(folder)
 
 
 class StopWhenDiverged(L.Callback):
@@ -156,13 +234,22 @@ class ResumePoints(Checkpoint):
         every_s: largest time between two checkpoints, in seconds; a group of batches more, or a validation.
         signals: that may ask to stop.
         ranks: that train together; they save and stop together.
+        config: all keys that say what is computed; a resume is held against them.
     """
 
-    def __init__(self, folder: Path, every_s: float, signals: Signals, ranks: Ranks = ALONE) -> None:
-        self.ranks = ranks
+    def __init__(
+        self,
+        folder: Path,
+        every_s: float,
+        signals: Signals,
+        ranks: Ranks = ALONE,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.ranks, self.config = ranks, dict(config or {})
         self.folder, self.every_s, self.signals = folder, every_s, signals
         self.started = self.saved = time.monotonic()
         self.due: int = False
+        self.stop = 0  # the signal by which all ranks stop
         self.state: Mapping[str, Any] | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -176,6 +263,7 @@ class ResumePoints(Checkpoint):
             "random": self.ranks.gather(random_state(self.classifier.device)),
             "seconds": self.seconds,
             "tally": self.classifier.tallies["train"].state(),
+            "config": self.config,
         }
 
     @property
@@ -192,15 +280,25 @@ class ResumePoints(Checkpoint):
         """Restore, and let signals wait for the end of a step from now on."""
         if self.state is not None:
             self.classifier.tallies["train"] = Tally.of(self.state["tally"], pl_module.device)
-            set_random_state(self.state["random"][self.ranks.rank], pl_module.device)
+            self.restore_random(self.state["random"], pl_module.device)
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, EarlyStopping) and callback.wait_count >= callback.patience:
                     trainer.should_stop = True  # it had said so just before the run was stopped
-        elif self.ranks.rank:  # all have drawn the same weights; their dropout is to differ
-            torch.manual_seed(torch.initial_seed() + RANK_SEED * self.ranks.rank)
+        else:
+            self.restore_random([], pl_module.device)
         self.saved = time.monotonic()
         self.signals.own()  # Lightning has put its own handlers before ours; they would end the run unsaved
         self.signals.deferred = True
+
+    def restore_random(self, states: Sequence[Any], device: torch.device) -> None:
+        """Go on drawing where this rank was; a rank that was not there has a seed of its own."""
+        rank, count = self.ranks.rank, self.ranks.count
+        if rank < len(states):
+            set_random_state(states[rank], device)
+        elif rank:  # all have drawn the same weights; their dropout is to differ
+            torch.manual_seed(torch.initial_seed() + RANK_SEED * rank)
+        if states and len(states) != count:
+            log.info("Saved on %d ranks, resumed on %d: not the same bits.", len(states), count)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -209,14 +307,16 @@ class ResumePoints(Checkpoint):
         if batch_idx + 1 == trainer.num_training_batches:
             return
         self.agree()
-        if self.signals.number is not None or self.due:
+        if self.stop or self.due:
             self.save(trainer)
 
     def agree(self) -> None:
-        """Ask whether it is time to save, and whether to stop; all ranks must do the same."""
+        """Ask whether it is time to save, and whether to stop; all ranks must do the same.
+
+        A signal that comes meanwhile is for the next time.
+        """
         due = time.monotonic() - self.saved >= self.every_s
-        number, self.due = self.ranks.largest([self.signals.number or 0, due])
-        self.signals.number = number or None
+        self.stop, self.due = self.ranks.largest([self.signals.number or 0, due])
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save."""
@@ -224,7 +324,7 @@ class ResumePoints(Checkpoint):
         self.save(trainer)
 
     def save(self, trainer: L.Trainer) -> None:
-        """Save, and stop if a signal came.
+        """Save, and stop if all ranks know of a signal.
 
         Raises:
             Diverged: there is nothing worth saving.
@@ -237,7 +337,8 @@ class ResumePoints(Checkpoint):
             )
         trainer.save_checkpoint(self.folder / LAST)
         self.saved = time.monotonic()
-        self.signals.check()
+        if self.stop:
+            raise Interrupted(self.stop)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Let signals stop the program at once again."""

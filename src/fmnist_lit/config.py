@@ -3,21 +3,29 @@
 Nothing heavy is imported here, so that a mistake is answered at once.
 """
 
+import json
 import shlex
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from os.path import expanduser
 from pathlib import Path
 from re import fullmatch
 from typing import Any, NamedTuple
 
+import yaml
 from hydra.conf import HydraConf
+from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 
 from fmnist_lit.build import TARGETS
-from fmnist_lit.errors import UsageError, choices
+from fmnist_lit.errors import UsageError, UserError, choices, printable
 
 PATCH_SIZES = (2, 4, 7, 14)
 SCHEMES = ("default", "normal", "xavier_uniform", "xavier_normal", "he_uniform", "he_normal")
 MONITORS = ("val_accuracy", "val_loss")
+LARGEST = 100_000  # bytes of a run's config.yaml; it has three thousand
+ORIGIN = "origin"  # the key of a run's config.yaml under which choices and command stand
+DEEPEST = 20  # mappings and lists inside one another; it has four
 # Keys that say where and how fast, not what: they tell no two configurations apart.
 INCIDENTAL = (
     "name",
@@ -31,6 +39,9 @@ INCIDENTAL = (
     "callbacks.save_every_s",
 )
 
+# Paths that are meant from the folder of the command line, wherever the run is read later.
+PATHS = ("output_dir", "data.images.folder", "data.images.source")
+
 
 class Rule(NamedTuple):
     """What a value may be: a test, and the same in words."""
@@ -41,7 +52,8 @@ class Rule(NamedTuple):
 
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number; true and false are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) != float("inf")
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and abs(value) <= sys.float_info.max  # a whole number may be larger than any other
 
 
 def integer(least: int, step: int = 1, most: int = 2**31) -> Rule:
@@ -86,15 +98,22 @@ def list_of(rule: Rule, length: int | None = None) -> Rule:
 
 
 BOOLEAN = Rule(lambda v: isinstance(v, bool), "true or false")
-TEXT = Rule(lambda v: isinstance(v, str), "text")
-NAME = Rule(lambda v: isinstance(v, str) and v != "", "text, not empty")
+TEXT = Rule(lambda v: isinstance(v, str) and "${" not in v, "text, without ${")
+NAME = Rule(lambda v: TEXT.holds(v) and v != "", "text, not empty, without ${")
 FOLDER = Rule(
-    lambda v: isinstance(v, str) and bool(fullmatch(r"\w[\w.-]*", v)), "letters, digits, dots, - and _"
+    lambda v: isinstance(v, str) and bool(fullmatch(r"\w[\w.-]*", v)) and len(v.encode()) <= 200,
+    "letters, digits, dots, - and _, 200 bytes at most",
 )
 POSITIVE = number(0, low_included=False)
 SHARE = number(0, 1)
 SEED = integer(0, most=2**32 - 1)  # what NumPy takes
-TARGET = Rule(lambda v: v in TARGETS, "a target of this project")
+
+
+def target(prefix: str) -> Rule:
+    """A target of this project below a package or in a module."""
+    known = [name for name in TARGETS if name.startswith(prefix)]
+    return Rule(lambda v: v in known, f"a target of this project: {', '.join(known)}")
+
 
 # Every key of every option of conf/. A key that has no row is unknown.
 RULES = {
@@ -104,7 +123,7 @@ RULES = {
     "label_smoothing": SHARE,
     "weight_averaging": optional(number(0, 1, low_included=False)),
     "output_dir": NAME,
-    "data._target_": TARGET,
+    "data._target_": target("fmnist_lit.data.datamodule."),
     "data.batch_size": integer(1),
     "data.eval_batch_size": integer(1),
     "data.val_fraction": SHARE,
@@ -112,13 +131,15 @@ RULES = {
     "data.normalization": one_of("standard", "unit", "none"),
     "data.watch_test": BOOLEAN,
     "data.limit": optional(integer(10, step=10)),
-    "data.images._target_": TARGET,
+    "data.images._target_": one_of(
+        "fmnist_lit.data.sources.fashion_mnist", "fmnist_lit.data.synthetic.drawn_garments"
+    ),
     "data.images.folder": NAME,
     "data.images.source": optional(NAME),
-    "data.images.train": integer(10, step=10),
-    "data.images.test": integer(10, step=10),
+    "data.images.train": integer(10, step=10, most=100_000),
+    "data.images.test": integer(10, step=10, most=100_000),
     "data.images.seed": SEED,
-    "augment._target_": TARGET,
+    "augment._target_": target("fmnist_lit.data.augment."),
     "augment.shift": integer(0, most=27),
     "augment.flip": number(0, 1, high_included=True),
     "augment.rotation": number(0, 180, high_included=True),
@@ -126,10 +147,10 @@ RULES = {
     "augment.noise": number(0),
     "augment.erasing": number(0, 1, high_included=True),
     "augment.validation": BOOLEAN,
-    "patch._target_": TARGET,
+    "patch._target_": target("fmnist_lit.models.patching."),
     "patch.size": Rule(lambda v: v is None or (type(v) is int and v in PATCH_SIZES), "2, 4, 7 or 14"),
     "patch.dim": integer(1),
-    "model._target_": TARGET,
+    "model._target_": target("fmnist_lit.models."),
     "model.hidden": list_of(integer(1)),
     "model.activation": one_of("relu", "leaky_relu", "gelu"),
     "model.negative_slope": number(0),
@@ -146,7 +167,7 @@ RULES = {
     "init.linear": one_of(*SCHEMES),
     "init.conv": one_of(*SCHEMES),
     "init.std": POSITIVE,
-    "optim._target_": TARGET,
+    "optim._target_": target("torch.optim."),
     "optim.lr": POSITIVE,
     "optim.momentum": SHARE,
     "optim.nesterov": BOOLEAN,
@@ -156,7 +177,7 @@ RULES = {
     "optim.eps": POSITIVE,
     "optim.alpha": SHARE,
     "optim.momentum_decay": number(0),
-    "schedule._target_": TARGET,
+    "schedule._target_": target("fmnist_lit.schedules."),
     "schedule.monitor": one_of(*MONITORS),
     "schedule.factor": number(0, 1, low_included=False),
     "schedule.patience": integer(0),
@@ -171,11 +192,11 @@ RULES = {
     "callbacks.min_delta": number(0),
     "callbacks.save_every_s": number(0),
     "logger.tensorboard": Rule(lambda v: v is None, "null, or the keys of logger=tensorboard"),
-    "logger.tensorboard._target_": TARGET,
-    "logger.tensorboard.name": NAME,
-    "logger.tensorboard.version": TEXT,
+    "logger.tensorboard._target_": target("lightning.pytorch.loggers."),
+    "logger.tensorboard.name": FOLDER,
+    "logger.tensorboard.version": Rule(lambda v: v == "" or FOLDER.holds(v), f"empty, or {FOLDER.words}"),
     "logger.tensorboard.default_hp_metric": BOOLEAN,
-    "trainer._target_": TARGET,
+    "trainer._target_": target("lightning.pytorch.Trainer"),
     "trainer.accelerator": one_of("auto", "cpu", "gpu"),
     "trainer.devices": integer(1),
     "trainer.num_nodes": integer(1),
@@ -219,18 +240,96 @@ def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:
-    """Return the config as plain containers, interpolations resolved, without Hydra's own node."""
+    """Return the config as plain containers, all resolved, paths absolute, without Hydra's own node."""
     bare = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     plain = OmegaConf.to_container(bare, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    return with_absolute_paths({str(key): value for key, value in plain.items()})
+
+
+def with_absolute_paths(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings with the values of PATHS made absolute, ``~`` expanded."""
+
+    def absolute(key: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return with_absolute_paths(value, f"{key}.")
+        is_path = key in PATHS and isinstance(value, str) and value
+        return to_absolute_path(expanduser(value)) if is_path else value
+
+    return {key: absolute(prefix + key, value) for key, value in node.items()}
 
 
 def read_config(run: Path) -> dict[str, Any]:
-    """Return the resolved config that a run directory holds."""
-    plain = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"), resolve=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    """Return the config that a run directory holds, as data: nothing in it is resolved, built or called.
+
+    Raises:
+        UserError: there is none, or it is not what ``train.py`` writes; the message says why.
+    """
+    return {key: value for key, value in read_all(run).items() if key != ORIGIN}
+
+
+def read_origin(run: Path) -> tuple[dict[str, str], str]:
+    """Return the option chosen of each group, and the command, as a run directory holds them.
+
+    Raises:
+        UserError: they cannot be read.
+    """
+    kept = read_all(run).get(ORIGIN, {"choices": {}, "command": "python train.py"})  # older runs have none
+    texts = isinstance(kept, dict) and isinstance(kept.get("choices"), dict)
+    if not texts or not all(
+        isinstance(text, str) for text in (kept.get("command"), *kept["choices"].values())
+    ):
+        raise UserError(f"{run / 'config.yaml'}: {ORIGIN} must hold choices and a command.")
+    return kept["choices"], kept["command"]
+
+
+def read_all(run: Path) -> dict[str, Any]:
+    """Return everything that a run's config.yaml holds.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{run} is no run directory: it has no config.yaml.")
+    try:
+        return parse(path)
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def parse(path: Path) -> dict[str, Any]:
+    """Read a config of plain values.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    config = plain_yaml(path)
+    if "${" in json.dumps(config):
+        raise ValueError("it holds an interpolation, ${...}; a run may depend on nothing outside it.")
+    if not isinstance(config, dict):
+        raise ValueError("it is no mapping of keys to values.")
+    return config
+
+
+def plain_yaml(path: Path) -> Any:
+    """Read a YAML file as numbers, texts, lists and mappings.
+
+    Raises:
+        ValueError, TypeError, YAMLError: it holds something else.
+    """
+    with path.open("rb") as file:
+        text = file.read(LARGEST + 1).decode()
+    if len(text) > LARGEST:
+        raise ValueError(f"it is larger than {LARGEST:,} bytes.")
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent) or depth > DEEPEST:
+            raise ValueError(
+                f"it holds an alias or more than {DEEPEST} levels, which may expand to gigabytes."
+            )
+    return json.loads(json.dumps(yaml.safe_load(text), allow_nan=False))  # refuses what is none of these
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -260,11 +359,13 @@ def check(config: Mapping[str, Any]) -> None:
 def check_value(key: str, value: Any) -> None:
     """Check one value by its rule."""
     if key not in RULES:
-        raise UsageError(f"{key}: no such key. {choices(key.rpartition('.')[2], siblings(key))}")
-    if RULES[key] is TARGET and value not in TARGETS:
-        raise UsageError(f"{key}={value}: not a target of this project. {choices(str(value), TARGETS)}")
+        raise UsageError(f"{printable(key)}: no such key. {choices(key.rpartition('.')[2], siblings(key))}")
+    if key.endswith("_target_") and value not in TARGETS:
+        raise UsageError(
+            f"{key}={printable(value)}: not a target of this project. {choices(str(value), TARGETS)}"
+        )
     if not RULES[key].holds(value):
-        raise UsageError(f"{key}={value}: it must be {RULES[key].words}.")
+        raise UsageError(f"{key}={printable(value)}: it must be {RULES[key].words}.")
 
 
 def siblings(key: str) -> list[str]:

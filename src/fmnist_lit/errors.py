@@ -25,7 +25,7 @@ class Diverged(UserError):
 
 
 class Occupied(UsageError):
-    """A directory that another run, or the same one in another process, has already."""
+    """A run directory that nothing may be written into: another process has it, or it leads elsewhere."""
 
 
 def choices(name: str, known: Iterable[str]) -> str:
@@ -40,17 +40,32 @@ def os_message(error: OSError, where: object = None) -> str:
     return f"{error.filename or where or 'input or output'}: {error.strerror or error}"
 
 
+def printable(text: object, most: int = 500) -> str:
+    """Return a text that steers no terminal and hides nothing: control characters and their like escaped.
+
+    Args:
+        most: characters; what is longer is cut off.
+    """
+    whole = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text)[:most])
+    return whole + ("..." if len(str(text)) > most else "")
+
+
+def printable_lines(text: object) -> str:
+    """Return a message of one line or more as ``printable`` does."""
+    return "\n".join(printable(line, most=2000) for line in str(text).splitlines())
+
+
 def exit_status(work: Callable[[], None]) -> int:
     """Do a script's work; print a user's fault as one message and return the exit status."""
     try:
         work()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable_lines(error)}", file=sys.stderr)
         return error.status
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        print(f"error: {os_message(error)}", file=sys.stderr)
+        print(f"error: {printable(os_message(error))}", file=sys.stderr)
         return 1
     except Interrupted as error:
         print(error, file=sys.stderr)

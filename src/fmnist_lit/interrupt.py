@@ -1,6 +1,10 @@
 """Ctrl-C and SIGTERM: training finishes its step and saves; anything else stops at once."""
 
+import multiprocessing
+import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -64,12 +68,46 @@ class Signals:
 
 @contextmanager
 def own_signals(patient: bool = False) -> Iterator[Signals]:
-    """Handle SIGINT and SIGTERM here, then leave them as they were."""
+    """Handle SIGINT and SIGTERM here, then leave them as they were.
+
+    Raises:
+        Interrupted: a signal was noted, and nobody has asked for it; its cause is the failure meanwhile.
+    """
     signals = Signals(patient)
     before: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
     signals.own()
     try:
         yield signals
+        signals.deferred = False  # from here on each stops the program at once
+        signals.check()
+    except Exception as error:
+        signals.deferred = False
+        if signals.number is not None:
+            raise Interrupted(signals.number) from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def follow_parent() -> None:
+    """Let a sweep's worker process end when the command that started it has, however that ended.
+
+    The job that it works at gets SIGTERM, so that it saves; no other is begun.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    if os.getppid() != parent.pid:
+        signal.raise_signal(signal.SIGTERM)
+
+    def watch() -> None:
+        while os.getppid() == parent.pid:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+        while signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:  # the job saves
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if not any(thread.name == watch.__qualname__ for thread in threading.enumerate()):
+        threading.Thread(target=watch, name=watch.__qualname__, daemon=True).start()

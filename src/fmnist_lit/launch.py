@@ -3,7 +3,6 @@
 Nothing heavy is imported before the config is known to be sound.
 """
 
-import json
 import logging
 import os
 import re
@@ -15,7 +14,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar, TextIO
+from typing import Any, ClassVar
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -25,11 +24,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from fmnist_lit.config import check, origin, resolved
-from fmnist_lit.errors import Occupied, UsageError, UserError, choices, os_message
-from fmnist_lit.interrupt import Interrupted, own_signals
+from fmnist_lit.errors import Occupied, UsageError, UserError, choices, os_message, printable_lines
+from fmnist_lit.interrupt import Interrupted, follow_parent, own_signals
 from fmnist_lit.resume import named_run, resume
 from fmnist_lit.storage import write_json
-from fmnist_lit.sweeps import SWEEP_FILE, begin_sweep, refuse_other_job, threads_for
+from fmnist_lit.sweeps import SWEEP_FILE, begin_sweep, gather_jobs, refuse_other_job, threads_for
 
 log = logging.getLogger(__name__)
 
@@ -40,18 +39,7 @@ WANTS_TRACEBACK = os.environ.get(ASKED, os.environ.get(FULL_ERROR)) == "1"
 # Runs that start in the same second must not share a directory.
 OmegaConf.register_new_resolver("unique", lambda: secrets.token_hex(3), use_cache=True, replace=True)
 OmegaConf.register_new_resolver("named", lambda name, other: name or other, replace=True)
-
-
-class ConsoleHandler(logging.StreamHandler[TextIO]):
-    """Writes to whatever sys.stdout is at the time, so that a progress bar can make room for a line."""
-
-    def __init__(self) -> None:
-        logging.Handler.__init__(self)
-
-    @property
-    def stream(self) -> TextIO:  # type: ignore[override]
-        """The standard output of the moment."""
-        return sys.stdout
+OmegaConf.register_new_resolver("home", lambda path: os.path.expanduser(str(path)), replace=True)
 
 
 class Command(Callback):
@@ -69,7 +57,7 @@ class Command(Callback):
             return "To go on: the same command again."
         if Command.run is None or not (Command.run / "config.yaml").exists():
             return "No run was started."
-        return f"To go on: python train.py resume={shlex.quote(str(Command.run))}"
+        return f"To go on: python {shlex.join([sys.argv[0], f'resume={Command.run}'])}"
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a single run that cannot work, before Hydra makes its folder."""
@@ -82,11 +70,13 @@ class Command(Callback):
             sys.exit(say(error, status=2))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Note where the jobs will be."""
-        Command.sweep, Command.name = Path(config.hydra.sweep.dir), config.name
+        """Note where the jobs will be; refuse a sweep that cannot work before anything is written."""
+        HydraConfig.instance().set_config(config)
         try:
+            gather_jobs(config)
+            Command.sweep, Command.name = Path(config.hydra.sweep.dir), config.name
             if config.name is None:
-                refuse_used(Command.sweep, "*/config.yaml", "hydra.sweep.dir")
+                refuse_used(Command.sweep, "**/config.yaml", "hydra.sweep.dir")
             else:
                 begin_sweep(Command.sweep, config.name, config.hydra.overrides.task, resolved(config))
         except Exception as error:
@@ -108,6 +98,7 @@ def run_job(cfg: DictConfig) -> float | None:
     """
     hydra = HydraConfig.get()
     directory = Command.run = Path(hydra.runtime.output_dir)
+    follow_parent()
     try:
         config = resolved(cfg)
         config["threads"] = config["threads"] or threads_for(hydra.launcher, config["trainer"]["devices"])
@@ -116,8 +107,11 @@ def run_job(cfg: DictConfig) -> float | None:
         if started:
             refuse_other_job(directory, config)
         if started and (directory / "metrics.json").exists():
+            from fmnist_lit.report.run_files import read_metrics
+
+            accuracy = result(read_metrics(directory))
             log.info("Job %s is finished already.", hydra.job.num)
-            return result(json.loads((directory / "metrics.json").read_bytes()))
+            return accuracy
         from fmnist_lit.run import run  # PyTorch is imported here, after the check
 
         metrics = run(config, directory, *origin(hydra), resumed=started)
@@ -177,7 +171,7 @@ def say(error: BaseException, status: int) -> int:
     users = isinstance(error, UserError | OSError | HydraException | OmegaConfBaseException)
     if WANTS_TRACEBACK or not users:
         traceback.print_exception(error)
-    print(f"error: {message(error) or type(error).__name__}", file=sys.stderr)
+    print(f"error: {printable_lines(message(error) or type(error).__name__)}", file=sys.stderr)
     return error.status if isinstance(error, UserError) else status
 
 
@@ -190,6 +184,7 @@ def command_line(train: Callable[[], Any]) -> int:
         with own_signals():
             # A log that cannot be written must not hide the message.
             logging.raiseExceptions = WANTS_TRACEBACK
+            sys.argv[1:] = map(home_expanded, sys.argv[1:])
             stopped = named_run(sys.argv[1:])
             if stopped is not None:
                 return go_on(stopped)
@@ -197,11 +192,19 @@ def command_line(train: Callable[[], Any]) -> int:
     except UsageError as error:
         return say(error, status=2)
     except Interrupted as error:
+        if error.__cause__ is not None:
+            say(error.__cause__, status=1)
         if Command.sweep is not None and Command.sweep.exists():
             end_of_sweep()
         print(f"{error}. {Command.way_on()}", file=sys.stderr)
         return error.status
     return end_of_sweep()
+
+
+def home_expanded(argument: str) -> str:
+    """Expand KEY=~/FOLDER, which no shell does for a dotted key and Hydra cannot read."""
+    key, equals, value = argument.partition("=")
+    return key + equals + os.path.expanduser(value)
 
 
 def end_of_sweep() -> int:
@@ -239,7 +242,7 @@ def call_hydra(train: Callable[[], Any]) -> None:
         train()
     except Exception as error:  # run_job raises nothing
         remove_empty_sweep()
-        if Command.sweep is not None and next(Command.sweep.glob("*/config.yaml"), None):
+        if Command.sweep is not None and next(Command.sweep.glob("**/config.yaml"), None):
             Command.status = say(UserError(f"a job was lost: {' '.join(str(error).split())}"), status=1)
             return
         no_folder = isinstance(error, OSError) and not isinstance(error, HydraException)

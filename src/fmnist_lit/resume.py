@@ -1,16 +1,14 @@
 """Goes on with a run that was stopped: python train.py resume=RUN."""
 
-import json
-import logging.config
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
-from fmnist_lit.config import check, origin, read_config
-from fmnist_lit.errors import UsageError
+from fmnist_lit.config import check, read_config, read_origin
+from fmnist_lit.errors import UsageError, UserError
+from fmnist_lit.logs import log_to_console
+from fmnist_lit.report.run_files import read_metrics
 
 KEY = "resume="
 
@@ -39,30 +37,60 @@ def resume(directory: Path) -> dict[str, Any]:
     Raises:
         UserError: the run cannot go on, or cannot end well.
     """
-    config, hydra = read(directory)
-    check(config)
-    logging.config.dictConfig(OmegaConf.to_container(hydra.job_logging, resolve=True))  # type: ignore[arg-type]
+    require_unfinished(directory)
+    try:
+        config, origin = read_config(directory), read_origin(directory)
+        check(config)
+    except UserError as error:
+        raise UsageError(f"resume={directory}: {error}") from error
+    log_to_console()
     from fmnist_lit.run import run  # PyTorch is imported here, after the check
 
-    metrics = run(config, directory, *origin(hydra), resumed=True)
+    config["data"]["images"] = where_they_are(config["data"]["images"], directory)
+    try:
+        metrics = run(config, directory, *origin, resumed=True)
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # a run from elsewhere may hold anything; failure.json keeps the traceback
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{directory} cannot go on: {type(error).__name__}: {reason}") from error
     (directory / "failure.json").unlink(missing_ok=True)
     return metrics
 
 
-def read(directory: Path) -> tuple[dict[str, Any], DictConfig]:
-    """Read a run's config, and what Hydra kept of its command line.
+def where_they_are(images: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+    """Return the node of a run's images; those that were read once are read again, not fetched.
 
     Raises:
-        UsageError: there is no run, or it is finished.
+        UsageError: they are gone.
     """
-    files = [directory / "config.yaml", directory / ".hydra" / "hydra.yaml"]
-    for file in files:
-        if not file.is_file():
-            raise UsageError(f"resume={directory}: no run of train.py; it has no {file.name}.")
-    if (directory / "metrics.json").is_file():
-        accuracy = json.loads((directory / "metrics.json").read_bytes())["test"]["accuracy"]
-        raise UsageError(f"resume={directory}: this run is finished, with a test accuracy of {accuracy:.4f}.")
-    kept = OmegaConf.load(files[1])
-    assert isinstance(kept, DictConfig)
-    kept.hydra.runtime.output_dir = str(directory)  # it may have been moved
-    return read_config(directory), kept.hydra
+    from fmnist_lit.data.sources import LAYOUT, recorded
+
+    if "folder" not in images:
+        return dict(images)
+    folder = recorded(images["folder"])
+    if not (folder / LAYOUT).is_dir():
+        raise UsageError(
+            f"resume={directory}: its images were expected in {folder}, and they are not there. Put them "
+            f"there: python -m fmnist_lit.data.sources {shlex.quote(str(folder))} (--source FOLDER if you "
+            f"have them); or set data.images.folder in {directory / 'config.yaml'}."
+        )
+    return {**images, "folder": str(folder), "source": None}
+
+
+def require_unfinished(directory: Path) -> None:
+    """Refuse a directory without a run, or with a finished one.
+
+    Raises:
+        UsageError: it is one of these.
+    """
+    if not (directory / "config.yaml").is_file():
+        raise UsageError(f"resume={directory}: no run of train.py; it has no config.yaml.")
+    metrics = directory / "metrics.json"
+    if not metrics.exists():
+        return
+    try:
+        accuracy = read_metrics(directory)["test"]["accuracy"]
+    except UserError as error:
+        raise UsageError(f"{error} Without {metrics}, resume={directory} makes it anew.") from error
+    raise UsageError(f"resume={directory}: this run is finished, with a test accuracy of {accuracy:.4f}.")

@@ -1,7 +1,9 @@
 """Searches a space of configs for the best validation accuracy, with Optuna; workers share one study."""
 
 import logging
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +91,13 @@ def objective(search: Search, folder: Path) -> Callable[[optuna.Trial], float]:
 
 
 def optimize(
-    search: Search, folder: Path, name: str, storage: str, trials: int, seed: int | None
+    search: Search, folder: Path, name: str, storage: str | Path, trials: int, seed: int | None
 ) -> optuna.Study:
     """Run trials until the study has so many, all workers together.
 
     Args:
         folder: of the run directories, one for each trial.
-        storage: an address that Optuna knows, sqlite:///... say.
+        storage: an address that Optuna knows, or a file.
         trials: of the whole study, those pruned included.
         seed: of the sampler; workers of one study should have different ones, or none.
 
@@ -122,14 +124,20 @@ def optimize(
     return study
 
 
-def opened(storage: str) -> optuna.storages.RDBStorage:
+def opened(storage: str | Path) -> optuna.storages.RDBStorage:
     """Open a database; a worker that is not heard of for two minutes is taken for dead.
 
     Raises:
         UsageError: it cannot be opened.
     """
+    address, settings = storage, {}
+    if isinstance(storage, Path):  # in an address ? # and % would mean something
+        address = "sqlite:///study.db"
+        settings["creator"] = partial(sqlite3.connect, storage.absolute(), check_same_thread=False)
     try:
-        return optuna.storages.RDBStorage(storage, heartbeat_interval=30, grace_period=120)
+        return optuna.storages.RDBStorage(
+            str(address), engine_kwargs=settings, heartbeat_interval=30, grace_period=120
+        )
     except (SQLAlchemyError, ImportError, ValueError) as error:
         raise UsageError(f"{storage}: {' '.join(str(error).split())}") from error
 

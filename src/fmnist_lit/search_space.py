@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import optuna
 from omegaconf import OmegaConf
-from yaml import YAMLError  # type: ignore[import-untyped]
+from yaml import YAMLError
 
 from fmnist_lit.errors import UsageError, choices
 

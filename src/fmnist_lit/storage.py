@@ -1,14 +1,19 @@
 """Files and folders that are either whole or not there."""
 
+import errno
 import fcntl
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
+
+from fmnist_lit.errors import Occupied
+
+PART = ".part"  # ends the name of a file that is being written
 
 
 @contextmanager
@@ -34,31 +39,84 @@ def is_locked(path: Path) -> bool:
         return not try_lock(file)
 
 
-@contextmanager
-def written_beside(path: Path, content: bytes) -> Iterator[str]:
-    """Give a whole file under another name in the same folder; what the caller does not rename is removed."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+def require_inside(run: Path, path: Path) -> Path:
+    """Return a path of a run directory that may be written to: no link leads it out of there.
+
+    A run may come from anywhere, and with it links to what is not its own.
+
+    Raises:
+        Occupied: one does.
+    """
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(run)):
+        raise Occupied(f"{path} leads out of the run directory by a link, and nothing is written there.")
+    return path
+
+
+def require_all_inside(run: Path) -> None:
+    """Refuse a run directory with a link that leads out of it, before anything is written there.
+
+    Raises:
+        Occupied: there is one.
+    """
+    for path in run.rglob("*"):
+        if path.is_symlink():
+            require_inside(run, path)
+
+
+def sync_folder(folder: Path) -> None:
+    """Let a folder's names survive a power cut; a file's own fsync does not care for its name."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        yield temporary
-    except OSError as error:  # a full disk names no file
-        raise type(error)(error.errno, error.strerror, str(path)) from error
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):  # of file systems that cannot
+            raise
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        os.close(descriptor)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under another name and rename it, so that no reader and no crash finds half of it.
+@contextmanager
+def whole_file(path: Path, publish: Callable[[str, Path], None] = os.replace) -> Iterator[BinaryIO]:
+    """Give a file to write; once all of it is on the disk, it becomes ``path`` in one step.
+
+    No reader, crash or power cut finds half of it, and a link at ``path`` is replaced, not followed.
+
+    Args:
+        publish: gives the file its name.
 
     Raises:
         OSError: the folder is missing or full; nothing is left behind.
     """
-    with written_beside(path, content) as temporary:
-        os.replace(temporary, path)
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            publish(temporary, path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+        sync_folder(path.parent)
+    except OSError as error:  # a full disk names no file
+        raise type(error)(error.errno, error.strerror, str(path)) from error
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what a killed process had half written."""
+    for part in folder.glob(f".*{PART}"):
+        part.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        OSError: the folder is missing or full; nothing is left behind.
+    """
+    with whole_file(path) as file:
+        file.write(content)
 
 
 def write_new(path: Path, content: bytes) -> None:
@@ -68,8 +126,8 @@ def write_new(path: Path, content: bytes) -> None:
         FileExistsError: there is one.
         OSError: the folder is missing or full; nothing is left behind.
     """
-    with written_beside(path, content) as temporary:
-        os.link(temporary, path)
+    with whole_file(path, publish=os.link) as file:
+        file.write(content)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,16 +1,58 @@
-"""Sweeps with a name: started again, they do what is missing; and cores divided among jobs at a time."""
+"""Sweeps: one folder for all jobs; started again with a name, they do what is missing; cores are shared."""
 
 import json
+import logging
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fmnist_lit.config import INCIDENTAL, leaves, read_config
-from fmnist_lit.errors import Occupied, UsageError
-from fmnist_lit.storage import write_json
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from fmnist_lit.config import INCIDENTAL, check_value, leaves, read_config
+from fmnist_lit.errors import Occupied, UsageError, UserError
+from fmnist_lit.storage import is_locked, write_json
+
+log = logging.getLogger(__name__)
 
 SWEEP_FILE = "sweep.json"
+OF_ALL_JOBS = ("name", "output_dir")
+SAID = 5  # of the keys that differ
+WAIT_S = 15.0  # for jobs of a command that was killed: they save and end
+
+
+def gather_jobs(config: DictConfig) -> None:
+    """Let all jobs of a sweep lie below its folder, each in one of its own, whatever is swept.
+
+    Args:
+        config: Hydra's of the sweep; it is changed.
+
+    Raises:
+        UsageError: the command line says otherwise; the message says what can be done.
+    """
+    for key in OF_ALL_JOBS:
+        check_value(key, config[key])
+    further = OmegaConf.select(config, "hydra.sweeper.params") or {}
+    swept = [*config.hydra.overrides.task, *(f"{key}={value}" for key, value in further.items())]
+    for override in OverridesParser.create().parse_overrides(swept):
+        if override.key_or_group in OF_ALL_JOBS and override.is_sweep_override():
+            key = override.key_or_group
+            raise UsageError(
+                f"{override.input_line}: a sweep has one {key}, and its jobs are numbered folders below it. "
+                f"Give one {key} or none; the table at the end says in which keys jobs differ."
+            )
+    folder = OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"]  # type: ignore[call-overload, index]
+    parts = Path(str(folder)).parts
+    if "job.num}" not in str(folder) or ".." in parts or Path(str(folder)).is_absolute():
+        raise UsageError(
+            f"hydra.sweep.subdir={folder}: it must be a folder below the sweep's and hold "
+            "${hydra:job.num}, so that no two jobs share it."
+        )
+    whole = str(Path(config.hydra.sweep.dir).absolute()).replace("'", r"\'").replace("${", r"\${")
+    with read_write(config.hydra), open_dict(config.hydra):
+        config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{whole}'")
 
 
 def begin_sweep(directory: Path, name: str, overrides: Sequence[str], config: Mapping[str, Any]) -> None:
@@ -30,7 +72,7 @@ def begin_sweep(directory: Path, name: str, overrides: Sequence[str], config: Ma
         directory.mkdir(parents=True, exist_ok=True)
         write_json(file, now)
         return
-    before = json.loads(file.read_bytes())
+    before = read_sweep(file)
     changes = [f"{item} was there" for item in before["overrides"] if item not in now["overrides"]]
     changes += [f"{item} is new" for item in now["overrides"] if item not in before["overrides"]]
     if not changes and before["overrides"] != now["overrides"]:  # jobs are numbered by it
@@ -38,6 +80,40 @@ def begin_sweep(directory: Path, name: str, overrides: Sequence[str], config: Ma
     changes = changes or differences(before["config"], now["config"])
     if changes:
         raise UsageError(f"name={name}: a sweep of that name ran with another command: {'; '.join(changes)}.")
+    wait_for_jobs(directory)
+
+
+def read_sweep(file: Path) -> dict[str, Any]:
+    """Read what a sweep was started with.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        kept = json.loads(file.read_bytes())
+        texts = all(isinstance(item, str) for item in kept["overrides"])
+        if texts and isinstance(kept["overrides"], list) and isinstance(kept["config"], dict):
+            return dict(kept)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass  # whatever is wrong with it, the way on is the same
+    raise UserError(
+        f"{file} is damaged. If the command is the same as before, delete the file and go on: "
+        "each job is held against its own config."
+    )
+
+
+def wait_for_jobs(sweep: Path) -> None:
+    """Give jobs that are still going on a little time to end."""
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline and any(
+        is_going_on(config.parent) for config in sweep.glob("**/config.yaml")
+    ):
+        time.sleep(0.2)
+
+
+def is_going_on(run: Path) -> bool:
+    """Whether another process trains in a run directory."""
+    return (run / "config.yaml").is_file() and is_locked(run / "config.yaml")
 
 
 def key_of(override: str) -> str:
@@ -53,7 +129,8 @@ def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Say in which keys two flat configs differ."""
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    return [f"{key} was {before.get(key)}, is {now.get(key)}" for key in keys]
+    said = [f"{key} was {before.get(key)}, is {now.get(key)}" for key in keys[:SAID]]
+    return said + ([f"and {len(keys) - SAID} more"] if len(keys) > SAID else [])
 
 
 def refuse_other_job(directory: Path, config: Mapping[str, Any]) -> None:
@@ -61,6 +138,7 @@ def refuse_other_job(directory: Path, config: Mapping[str, Any]) -> None:
 
     Raises:
         Occupied: it was; the message says what differs.
+        UserError: its config is damaged.
     """
     changes = differences(decisive(read_config(directory)), decisive(config))
     if changes:

@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.utilities import rank_zero_only
 
 from fmnist_lit.build import build
 from fmnist_lit.checkpoints import StopWhenDiverged, WholeCheckpoints
@@ -27,6 +28,9 @@ def quiet_lightning() -> None:
         warnings.filterwarnings("ignore", category=category, module=r"lightning\.")
     # A resumed run finds its own checkpoints, and its loader knows its place.
     warnings.filterwarnings("ignore", message=".*(exists and is not empty|dataloader is not resumable).*")
+    # A run that goes on without all of its state is another run.
+    for loss in ("won't be reloaded", "callbacks used to create the checkpoint"):
+        warnings.filterwarnings("error", message=f"(?s).*{loss}.*")
     # Nothing is logged in a step, so its interval does not matter; there may be no validation data.
     warnings.filterwarnings("ignore", message=".*(smaller than the logging interval|across ranks is zero).*")
     # What ranks log they have added up themselves.
@@ -66,6 +70,8 @@ def build_trainer(
     Raises:
         UserError: there is no such device, or it cannot do what is asked.
     """
+    # Lightning has taken it from a cluster's variables, which number runs or tasks here; it sees one device.
+    rank_zero_only.rank = 0  # type: ignore[attr-defined]
     ours = ("gradient_clip_val", "limit_train_batches")  # Lightning's unit is a group of batches
     settings = {key: value for key, value in config["trainer"].items() if key not in ours}
     settings["accelerator"] = accelerator(settings)

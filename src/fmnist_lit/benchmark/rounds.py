@@ -98,7 +98,7 @@ def with_reports(figures: dict[str, dict[str, float]]) -> dict[str, dict[str, fl
     return figures | {"reports": figures[best]}
 
 
-def first_step(rounds: int, source: str | None) -> dict[str, float]:
+def first_step(rounds: int, source: Path | None) -> dict[str, float]:
     """Measure seconds from the command to the end of the first training step, and of the imports alone."""
     steps, imports = [], []
     with tempfile.TemporaryDirectory() as folder:

@@ -1,29 +1,50 @@
-"""Random changes of whole batches on their device; each image gets its own."""
+"""Random changes of whole batches on their device.
+
+A change maps (images, labels, random numbers) to (images, labels). Images are uint8 or float32 of
+(n, 28, 28), from 0 to 255. Labels are int64 of (n,), or what mixing makes of them: float32 of (n, classes),
+the share of each class.
+"""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 
+import numpy as np
 import torch
-from torch.nn.functional import affine_grid, grid_sample
+from torch import Generator, Tensor
+from torch.nn.functional import affine_grid, grid_sample, one_hot
+
+from fmnist_lit.data.images import CLASSES
 
 SIDE = 28
 # Of RandomErasing (Zhong et al. 2020), torchvision's defaults: share of the image, height over width.
 ERASED_AREA, ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)
+# What comes in from outside, in grid_sample's words.
+FILLS = {"black": "zeros", "nearest": "border"}
+
+Changed = tuple[Tensor, Tensor]
+Change = Callable[[Tensor, Tensor, Generator], Changed]
 
 
-def batch_generator(device: torch.device, seed: int, epoch: int, batch: int) -> torch.Generator:
+def batch_generator(device: torch.device, seed: int, epoch: int, batch: int) -> Generator:
     """Return random numbers that depend on seed, epoch and batch alone, wherever a run was resumed.
 
-    The three are not negative: Python gives -1 and -2 the same hash.
+    The mix is BLAKE2 of the three as text: the same in every process, and no two triples share their numbers.
     """
-    assert min(seed, epoch, batch) >= 0
-    mixed = hash((seed, epoch, batch)) & 0x7FFF_FFFF_FFFF_FFFF  # of whole numbers, the same in every process
-    return torch.Generator(device).manual_seed(mixed)
+    mixed = blake2b(f"{seed} {epoch} {batch}".encode(), digest_size=8).digest()
+    return Generator(device).manual_seed(int.from_bytes(mixed, "little") >> 1)
+
+
+def uniform(low: float, high: float, shape: Sequence[int], generator: Generator) -> Tensor:
+    """Draw float32 numbers between two bounds."""
+    drawn = torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float32)
+    return low + (high - low) * drawn
 
 
 def transformed(
-    images: torch.Tensor, angle: torch.Tensor, size: torch.Tensor, mirrored: torch.Tensor, shift: torch.Tensor
-) -> torch.Tensor:
+    images: Tensor, angle: Tensor, size: Tensor, mirrored: Tensor, shift: Tensor, fill: str = "black"
+) -> Tensor:
     """Mirror each image, make it ``size`` times as large, turn it about its centre, then move it.
 
     Args:
@@ -32,6 +53,7 @@ def transformed(
         size: (n,).
         mirrored: left to right, bool of (n,).
         shift: pixels to the right and down, (n, 2).
+        fill: what comes in from outside: a name in FILLS.
     """
     radians = angle.deg2rad()
     sine, cosine = radians.sin() / size, radians.cos() / size
@@ -42,7 +64,155 @@ def transformed(
     )
     offset = inverse @ (-shift * (2 / SIDE)).unsqueeze(2)
     grid = affine_grid(torch.cat([inverse, offset], 2), [len(images), 1, SIDE, SIDE], align_corners=False)
-    return grid_sample(images.unsqueeze(1), grid, align_corners=False).squeeze(1)
+    sampled = grid_sample(images.unsqueeze(1), grid, padding_mode=FILLS[fill], align_corners=False)
+    return sampled.squeeze(1)
+
+
+@dataclass(frozen=True)
+class RandomAffine:
+    """Mirrors, scales, turns and shifts each image in its own way, in one interpolation.
+
+    Args:
+        shift: whole pixels at most, each way, each axis.
+        flip: probability of a mirror image.
+        rotation: degrees at most, each way.
+        zoom: largest change of the size, each way, as a share.
+        fill: what comes in from outside: "black", or "nearest", the image's nearest pixel (as Keras does).
+    """
+
+    shift: int = 0
+    flip: float = 0.0
+    rotation: float = 0.0
+    zoom: float = 0.0
+    fill: str = "black"
+
+    def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Changed:
+        """Change the images."""
+        n = len(images)
+        angle = uniform(-self.rotation, self.rotation, (n,), generator)
+        size = uniform(1 - self.zoom, 1 + self.zoom, (n,), generator)
+        mirrored = uniform(0, 1, (n,), generator) < self.flip
+        low, high = -self.shift, self.shift + 1
+        shift = torch.randint(low, high, (n, 2), generator=generator, device=generator.device).float()
+        return transformed(images.float(), angle, size, mirrored, shift, self.fill), labels
+
+
+@dataclass(frozen=True)
+class GaussianNoise:
+    """Adds normal noise to each pixel; ``std`` is of pixels in [0, 1]."""
+
+    std: float
+
+    def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Changed:
+        """Change the images."""
+        noise = torch.randn(images.shape, generator=generator, device=images.device, dtype=torch.float32)
+        return (images + 255 * self.std * noise).clamp_(0, 255), labels
+
+
+@dataclass(frozen=True)
+class RandomErasing:
+    """Blackens a rectangle of an image with some probability (Zhong et al. 2020)."""
+
+    probability: float
+
+    def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Changed:
+        """Change the images."""
+        draws = uniform(0, 1, (5, len(images), 1), generator)
+        area = SIDE * SIDE * (ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * draws[0])
+        low, high = map(math.log, ERASED_RATIO)
+        ratio = torch.exp(low + (high - low) * draws[1])
+        height = (area * ratio).sqrt().round().clamp(1, SIDE)
+        width = (area / ratio).sqrt().round().clamp(1, SIDE)
+        top, left = (draws[2] * (SIDE + 1 - height)).floor(), (draws[3] * (SIDE + 1 - width)).floor()
+        height = height * (draws[4] < self.probability)
+        return images.masked_fill(rectangles(top, left, height, width), 0), labels
+
+
+def rectangles(top: Tensor, left: Tensor, height: Tensor, width: Tensor) -> Tensor:
+    """Return which pixels lie in each image's rectangle, bool of (n, 28, 28); what is given is of (n, 1)."""
+    position = torch.arange(SIDE, device=top.device)
+    rows = (position >= top) & (position < top + height)
+    columns = (position >= left) & (position < left + width)
+    return rows.unsqueeze(2) & columns.unsqueeze(1)
+
+
+def shares(labels: Tensor, classes: int) -> Tensor:
+    """Return labels as float32 of (n, classes), the share of each class.
+
+    >>> shares(torch.tensor([2, 0]), 3)
+    tensor([[0., 0., 1.],
+            [1., 0., 0.]])
+    """
+    return labels if labels.is_floating_point() else one_hot(labels, classes).float()
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """Puts a part of another image of the batch, which it chooses at random, into each image.
+
+    Args:
+        alpha: of the Beta distribution of the share that stays: 1 is uniform, less prefers one of the two.
+        classes: number of classes.
+    """
+
+    alpha: float
+    classes: int = len(CLASSES)
+
+    def draw(self, n: int, generator: Generator) -> tuple[float, Tensor]:
+        """Return the share that stays, one for the batch as in the papers, and each image's partner."""
+        partners = torch.randperm(n, generator=generator, device=generator.device)
+        # PyTorch's Beta takes no generator.
+        seed = torch.randint(2**62, (), generator=generator, device=generator.device)
+        return float(np.random.default_rng(int(seed)).beta(self.alpha, self.alpha)), partners
+
+    def mixed(self, values: Tensor, partners: Tensor, kept: float | Tensor) -> Tensor:
+        """Return weighted means of values and their partners'."""
+        return values * kept + values[partners] * (1 - kept)
+
+
+class MixUp(Mixing):
+    """Averages each image with another, and their labels with the same weights (Zhang et al. 2018)."""
+
+    def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Changed:
+        """Change images and labels."""
+        kept, partners = self.draw(len(images), generator)
+        of_labels = self.mixed(shares(labels, self.classes), partners, kept)
+        return self.mixed(images.float(), partners, kept), of_labels
+
+
+class CutMix(Mixing):
+    """Puts a rectangle of another image into each, its share of the area into the label (Yun et al. 2019)."""
+
+    def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Changed:
+        """Change images and labels."""
+        kept, partners = self.draw(len(images), generator)
+        # As in the paper: the centre lies anywhere, so that a part of the rectangle may lie outside.
+        centre = uniform(0, SIDE, (2, 1, 1), generator).floor()
+        half = round(SIDE * math.sqrt(1 - kept) / 2)
+        start, stop = (centre - half).clamp(min=0), (centre + half).clamp(max=SIDE)
+        inside = rectangles(start[0], start[1], *(stop - start))
+        cut = torch.where(inside, images[partners], images)
+        return cut, self.mixed(shares(labels, self.classes), partners, 1 - inside.float().mean())
+
+
+@dataclass(frozen=True)
+class InTurn:
+    """Several changes, one after the other.
+
+    >>> change = InTurn([RandomAffine(shift=2, flip=0.5), MixUp(alpha=0.2)])
+    >>> random = batch_generator(torch.device("cpu"), seed=0, epoch=0, batch=0)
+    >>> images, labels = change(torch.zeros(8, 28, 28, dtype=torch.uint8), torch.arange(8), random)
+    >>> images.shape, labels.shape
+    (torch.Size([8, 28, 28]), torch.Size([8, 10]))
+    """
+
+    changes: Sequence[Change]
+
+    def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Changed:
+        """Change images and labels."""
+        for change in self.changes:
+            images, labels = change(images, labels, generator)
+        return images, labels
 
 
 @dataclass(frozen=True)
@@ -70,46 +240,19 @@ class Augmentation:
     @property
     def changes_images(self) -> bool:
         """Whether anything may happen at all."""
-        return any((self.shift, self.flip, self.rotation, self.zoom, self.noise, self.erasing))
+        return bool(self.changes())
 
-    def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def changes(self) -> list[Change]:
+        """Return what happens, in order."""
+        moves = self.shift, self.flip, self.rotation, self.zoom
+        possible: list[tuple[bool, Change]] = [
+            (any(moves), RandomAffine(*moves)),
+            (self.noise > 0, GaussianNoise(self.noise)),
+            (self.erasing > 0, RandomErasing(self.erasing)),
+        ]
+        return [change for happens, change in possible if happens]
+
+    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
         """Change uint8 images of (n, 28, 28): float32 of the same shape, still from 0 to 255."""
-        changed = images.to(torch.float32)
-        if self.shift or self.flip or self.rotation or self.zoom:
-            changed = self.moved(changed, generator)
-        if self.noise:
-            noise = torch.randn(
-                changed.shape, generator=generator, device=changed.device, dtype=changed.dtype
-            )
-            changed = (changed + 255 * self.noise * noise).clamp_(0, 255)
-        if self.erasing:
-            changed = changed.masked_fill(self.erased(len(changed), generator), 0)
-        return changed
-
-    def moved(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Mirror, scale, turn and shift, in one interpolation."""
-        n, device = len(images), images.device
-
-        def uniform(low: float, high: float) -> torch.Tensor:
-            return low + (high - low) * torch.rand(n, generator=generator, device=device, dtype=torch.float32)
-
-        angle = uniform(-self.rotation, self.rotation)
-        size = uniform(1 - self.zoom, 1 + self.zoom)
-        mirrored = uniform(0, 1) < self.flip
-        steps = torch.randint(-self.shift, self.shift + 1, (n, 2), generator=generator, device=device)
-        return transformed(images, angle, size, mirrored, steps.float())
-
-    def erased(self, n: int, generator: torch.Generator) -> torch.Tensor:
-        """Return which pixels become black, bool of (n, 28, 28)."""
-        device = generator.device
-        draws = torch.rand(5, n, 1, generator=generator, device=device, dtype=torch.float32)
-        area = SIDE * SIDE * (ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * draws[0])
-        low, high = map(math.log, ERASED_RATIO)
-        ratio = torch.exp(low + (high - low) * draws[1])
-        height = (area * ratio).sqrt().round().clamp(1, SIDE)
-        width = (area / ratio).sqrt().round().clamp(1, SIDE)
-        top, left = (draws[2] * (SIDE + 1 - height)).floor(), (draws[3] * (SIDE + 1 - width)).floor()
-        position = torch.arange(SIDE, device=device)
-        rows = (position >= top) & (position < top + height) & (draws[4] < self.erasing)
-        columns = (position >= left) & (position < left + width)
-        return rows.unsqueeze(2) & columns.unsqueeze(1)
+        no_labels = images.new_zeros(len(images), dtype=torch.int64)
+        return InTurn(self.changes())(images.float(), no_labels, generator)[0]

@@ -8,7 +8,9 @@ import argparse
 import gzip
 import hashlib
 import http.client
+import io
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -23,8 +25,8 @@ import torch
 from filelock import FileLock
 
 from fmnist_lit.data.images import Images
-from fmnist_lit.errors import UserError
-from fmnist_lit.storage import write_whole
+from fmnist_lit.errors import UsageError, UserError, exit_status, os_message
+from fmnist_lit.storage import write_new
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,9 @@ MD5 = {
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 TIMEOUT_S = 30  # of one connection; a whole package may take longer
+LAYOUT = Path("FashionMNIST", "raw")  # torchvision's, below its root
+CHECKOUT = Path(__file__).parents[3]
+LIMIT = 2**26  # bytes of a file; the largest has 47 million
 
 Contents = dict[str, bytes]
 Source = Callable[[Iterable[str]], Iterator[tuple[str, bytes]]]
@@ -46,31 +51,56 @@ class Unavailable(Exception):
     """A source cannot give a file; the message says why."""
 
 
-def fashion_mnist(folder: str, source: str | None = None) -> Images:
-    """Read Fashion-MNIST from ``folder``, fetching what is missing or damaged there.
+def fashion_mnist(folder: str | Path, source: str | Path | None = None) -> Images:
+    """Read Fashion-MNIST from ``folder``; what is missing there is fetched. No file is ever overwritten.
 
     Args:
         folder: kept as ``folder/FashionMNIST/raw/*``, torchvision's layout.
-        source: a folder that already holds the files, compressed or not, tried before the network.
+        source: a folder that holds the four files, compressed or not. It is used or refused; none other is.
 
     Raises:
+        UsageError: ``source`` is refused, or ``folder`` holds other files under their names.
         UserError: no source has a file, or ``folder`` cannot be written.
     """
-    files = obtain(Path(folder), Path(source) if source else None)
+    return in_memory(obtain(Path(folder), None if source is None else Path(source)))
+
+
+def stored(folder: Path) -> Images:
+    """Read Fashion-MNIST from a folder of the four files, or of torchvision's layout; nothing is fetched.
+
+    Raises:
+        Unavailable: it is not there whole; the message says what is wrong.
+    """
+    return in_memory(dict(from_folder(folder, MD5)))
+
+
+def recorded(folder: str) -> Path:
+    """Return the data folder that a run's config names.
+
+    Runs of earlier versions name it relative to where they were started: it is looked for in the working
+    folder, then in the checkout.
+    """
+    places = [place / str(folder) for place in (Path.cwd(), CHECKOUT)]
+    return next((place for place in places if (place / LAYOUT).is_dir()), places[0])
+
+
+def in_memory(files: Contents) -> Images:
+    """Turn the four files into tensors."""
     return Images(*(parse_idx(files[name]) for name in MD5))
 
 
 def obtain(folder: Path, source: Path | None) -> Contents:
-    """Return the four verified files, by name, from the first source that has each."""
-    raw = folder / "FashionMNIST" / "raw"
-    files, _ = read_whole_files(raw)
+    """Return the four verified files, by name, and see to it that ``folder`` holds them."""
+    given = None if source is None else named_files(source)
+    raw = folder / LAYOUT
+    files = kept_files(raw)
     if len(files) == len(MD5):
         return files
     try:
         raw.mkdir(parents=True, exist_ok=True)
         # Runs that start together wait here for the first one instead of fetching four times.
         with FileLock(raw / ".lock"):
-            return complete(raw, source)
+            return complete(raw, given)
     except OSError as error:
         raise UserError(
             f"cannot keep Fashion-MNIST in {raw}: {error.strerror or error}. "
@@ -78,51 +108,85 @@ def obtain(folder: Path, source: Path | None) -> Contents:
         ) from error
 
 
-def read_whole_files(raw: Path) -> tuple[Contents, list[str]]:
-    """Return the files of the data folder that are whole, and what is wrong with the damaged ones."""
-    files, damaged = {}, []
+def named_files(source: Path) -> Contents:
+    """Return what the user's own folder holds.
+
+    Raises:
+        UsageError: it does not hold the four official files.
+    """
+    try:
+        return dict(from_folder(source, MD5))
+    except Unavailable as error:
+        raise UsageError(
+            f"data.images.source={source}: {error}. A source that is named is used or refused: name a folder "
+            "that holds the four official files (.gz or not), or name none."
+        ) from error
+
+
+def kept_files(raw: Path) -> Contents:
+    """Return those of the four files that the data folder holds.
+
+    Raises:
+        UsageError: something else has the name of one. Ours are written whole, so it is the user's.
+    """
+    files = {}
     for name in MD5:
         try:
-            files[name] = verified(name, (raw / name).read_bytes())
-        except Unavailable as error:
-            damaged.append(str(error))
+            files[name] = verified(name, read(raw / name))
         except (FileNotFoundError, NotADirectoryError):
-            pass
-    return files, damaged
+            continue
+        except (Unavailable, OSError) as error:
+            reason = os_message(error) if isinstance(error, OSError) else error
+            raise UsageError(
+                f"{raw} holds other files than Fashion-MNIST's: {reason}. It is left as it is. "
+                f"Remove {raw / name}, or name another folder: data.images.folder=..."
+            ) from error
+    return files
 
 
-def complete(raw: Path, source: Path | None) -> Contents:
-    """Fetch what is missing, a source after another, and write each verified file whole."""
-    files, damaged = read_whole_files(raw)
-    for damage in damaged:
-        log.warning("Damaged file in %s: %s. It is fetched anew.", raw, damage)
-    attempts = [f"  {raw}: {'; '.join(damaged) or 'the files are not there'}"]
-    for title, fetch in sources(source):
-        missing = [name for name in MD5 if name not in files]
-        if not missing:
-            break
-        log.info("Fetching %d of %d Fashion-MNIST files from %s.", len(missing), len(MD5), title)
+def complete(raw: Path, given: Contents | None) -> Contents:
+    """Add what is missing from what the user gave, else from the sources, each file whole."""
+    files = kept_files(raw)  # another run may have written some meanwhile
+    missing = [name for name in MD5 if name not in files]
+    for name, content in fetched(missing) if given is None else ((name, given[name]) for name in missing):
+        write_new(raw / name, content)
+        files[name] = content
+    return files
+
+
+def fetched(names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    """Give each file from the first source that has it, and tell what came of every source.
+
+    Raises:
+        UserError: no source has a file.
+    """
+    missing, failures = list(names), []
+    log.info("Looking for %d of %d files of Fashion-MNIST ...", len(missing), len(MD5))
+    for title, fetch in sources():
+        wanted = len(missing)
         try:
-            for name, content in fetch(missing):
-                files[name] = verified(name, content)
-                write_whole(raw / name, content)
+            for name, content in fetch(tuple(missing)):
+                yield name, content
+                missing.remove(name)
         except Unavailable as error:
-            attempts.append(f"  {title}: {error}")
-    if len(files) == len(MD5):
-        return files
+            failures.append(f"{title}: {error}")
+            log.info("Tried %s.", failures[-1])
+        if wanted > len(missing):
+            log.info("From %s: %d files.", title, wanted - len(missing))
+        if not missing:
+            return
     raise UserError(
-        "no source has Fashion-MNIST whole. Tried:\n"
-        + "\n".join(attempts)
+        "no source has Fashion-MNIST whole. Tried:\n  "
+        + "\n  ".join(failures)
         + "\nPut the four files (.gz or not) into a folder and name it: data.images.source=FOLDER; "
         "or train without them: data=synthetic"
     )
 
 
-def sources(named: Path | None) -> list[tuple[str, Source]]:
-    """List the sources in the order in which they are tried."""
-    folders = [named, DEBIAN_FOLDER] if named else [DEBIAN_FOLDER]
+def sources() -> list[tuple[str, Source]]:
+    """List the sources in the order in which they are tried where the user names none."""
     return [
-        *((str(folder), partial(from_folder, folder)) for folder in folders),
+        (str(DEBIAN_FOLDER), partial(from_folder, DEBIAN_FOLDER)),
         *((mirror, partial(from_mirror, mirror)) for mirror in torchvision_mirrors()),
         (f"Debian's package {DEBIAN_PACKAGE}", from_debian_package),
     ]
@@ -143,39 +207,45 @@ def verified(name: str, content: bytes) -> bytes:
     return content
 
 
+def read(path: Path) -> bytes:
+    """Read a file, but not one that is far larger than any of ours."""
+    with path.open("rb") as file:
+        return file.read(LIMIT)
+
+
 def decompressed(name: str, content: bytes) -> bytes:
     """Unpack gzip, and say of what file that failed."""
     try:
-        return gzip.decompress(content)
+        return gzip.GzipFile(fileobj=io.BytesIO(content)).read(LIMIT)
     except (OSError, EOFError, zlib.error) as error:
-        raise Unavailable(f"{name}: damaged gzip file ({error})") from error
+        raise Unavailable(f"{name}.gz: damaged gzip file ({error})") from error
 
 
 def from_folder(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-    """Read files from a folder, or from torchvision's layout below it, compressed or not."""
-    if not folder.is_dir():
-        raise Unavailable("no such folder")
+    """Read verified files from a folder, or from torchvision's layout below it, compressed or not."""
+    if not os.path.isdir(folder):
+        raise Unavailable("it is no folder" if os.path.lexists(folder) else "no such folder")
     for name in names:
-        places = [f / n for f in (folder, folder / "FashionMNIST" / "raw") for n in (name, name + ".gz")]
-        place = next((place for place in places if place.is_file()), None)
+        places = [f / n for f in (folder, folder / LAYOUT) for n in (name, name + ".gz")]
+        place = next((place for place in places if os.path.lexists(place)), None)
         if place is None:
-            raise Unavailable(f"holds neither {name} nor {name}.gz")
+            raise Unavailable(f"it holds neither {name} nor {name}.gz")
         try:
-            content = place.read_bytes()
+            content = read(place)
         except OSError as error:
             raise Unavailable(f"{place.name}: {error.strerror}") from error
-        yield name, decompressed(name, content) if place.suffix == ".gz" else content
+        yield name, verified(name, decompressed(name, content) if place.suffix == ".gz" else content)
 
 
 def from_mirror(mirror: str, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-    """Download compressed files below an address."""
+    """Download and verify compressed files below an address."""
     for name in names:
         try:
             with urllib.request.urlopen(f"{mirror}{name}.gz", timeout=TIMEOUT_S) as answer:
                 content = answer.read()
         except (OSError, http.client.HTTPException) as error:
             raise Unavailable(f"{name}.gz: {getattr(error, 'reason', error)}") from error
-        yield name, decompressed(name, content)
+        yield name, verified(name, decompressed(name, content))
 
 
 def from_debian_package(names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
@@ -225,23 +295,27 @@ def parse_idx(content: bytes) -> torch.Tensor:
     return torch.frombuffer(bytearray(content[4 + 4 * dimensions :]), dtype=torch.uint8).view(*shape)
 
 
+def named_folder(text: str) -> Path:
+    """Return the folder that an argument names; an empty one would mean another."""
+    if not text:
+        raise argparse.ArgumentTypeError("a folder's name is not empty")
+    return Path(os.path.expanduser(text)).absolute()
+
+
 def main() -> int:
     """Get Fashion-MNIST into a folder (default: data) and say where it is."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("folder", nargs="?", default="data", help="where the files are kept")
-    parser.add_argument("--source", help="a folder that already holds them")
+    parser.add_argument("folder", nargs="?", default=Path("data"), type=named_folder, help="where it is kept")
+    parser.add_argument("--source", type=named_folder, help="a folder that already holds the four files")
     arguments = parser.parse_args()
-    folder = arguments.folder
-    try:
-        images = fashion_mnist(folder, arguments.source)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.status
-    print(
-        f"Fashion-MNIST is whole in {folder}: {len(images.train)} training, {len(images.test)} test images."
-    )
-    return 0
+
+    def work() -> None:
+        images = fashion_mnist(arguments.folder, arguments.source)
+        found = f"{len(images.train)} training, {len(images.test)} test images"
+        print(f"Fashion-MNIST is whole in {arguments.folder}: {found}.")
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":

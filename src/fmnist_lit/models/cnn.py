@@ -5,7 +5,6 @@ import math
 from torch import Tensor, nn
 
 from fmnist_lit.models import CLASSES
-from fmnist_lit.models.fast import in_chunks
 
 # Softmax as the last layer under a cross-entropy that applies softmax again: the best output, all
 # probability on the right class, still costs log(e + 9) - 1 = 1.4612.
@@ -16,7 +15,6 @@ class CNN(nn.Module):
     """Feature maps, flattened, then a classifier."""
 
     loss_floor = 0.0  # of the cross-entropy of its output
-    chunk: int | None = None  # images that go through the first layers at a time; None: all
 
     def __init__(self, features: nn.Sequential, classifier: nn.Sequential) -> None:
         super().__init__()
@@ -24,7 +22,7 @@ class CNN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images of (n, 1, 28, 28) to logits of (n, 10)."""
-        logits: Tensor = self.classifier(in_chunks(self.features, images, self.chunk).flatten(1))
+        logits: Tensor = self.classifier(self.features(images).flatten(1))
         return logits
 
 

@@ -15,7 +15,11 @@ class Row(NamedTuple):
 
 
 def parameter_count(model: nn.Module) -> int:
-    """Count the trainable parameters."""
+    """Count the trainable parameters.
+
+    >>> parameter_count(nn.Linear(784, 10))
+    7850
+    """
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
@@ -23,6 +27,11 @@ def layer_table(model: nn.Module) -> list[Row]:
     """List the innermost layers in the order in which a real forward pass of one image calls them.
 
     As in the reports, what only reshapes is left out.
+
+    >>> for row in layer_table(nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.MaxPool2d(2))):
+    ...     print(*row)
+    Conv2d (4, 28, 28) 40
+    MaxPool2d (4, 14, 14) 0
     """
     rows: list[Row] = []
 

@@ -14,15 +14,15 @@ def cut(images: Tensor, size: int) -> Tensor:
     """Cut (n, 1, 28, 28) into (n, patches, size * size), patches and their pixels row by row."""
     assert SIDE % size == 0, f"patches of {size} pixels do not fill an image"
     patches = images.unfold(2, size, size).unfold(3, size, size)
-    return patches.reshape(len(images), (SIDE // size) ** 2, size * size)
+    return patches.reshape(-1, (SIDE // size) ** 2, size * size)  # -1: a trace keeps no batch size
 
 
 def join(patches: Tensor) -> Tensor:
     """Put the patches of ``cut`` together again: (n, patches, size * size) to (n, 1, 28, 28)."""
     size = int(patches.shape[2] ** 0.5)
     across = SIDE // size
-    grid = patches.reshape(len(patches), across, across, size, size)
-    return grid.transpose(2, 3).reshape(len(patches), 1, SIDE, SIDE)
+    grid = patches.reshape(-1, across, across, size, size)
+    return grid.transpose(2, 3).reshape(-1, 1, SIDE, SIDE)
 
 
 class Whole(nn.Module):

@@ -65,7 +65,7 @@ def train_on_ranks(
     folder.mkdir()
     try:
         job = {"config": config, "choices": choices, "command": command, "resumed": resumed}
-        write_json(folder / JOB, job)
+        write_json(folder / JOB, job | {"logs": log.isEnabledFor(logging.INFO)})
         if config["trainer"]["num_nodes"] > 1:
             log.info("On the other machines, 1 and so on: python -m fmnist_lit.ranks %s 1", directory)
         run_node(config, directory, 0, signals, lock)

@@ -1,22 +1,21 @@
 """One rank: python -m fmnist_lit.ranks.process RUN RANK LOCAL. The launcher starts it, nobody else."""
 
 import json
-import logging.config
 import os
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from omegaconf import OmegaConf
 
 from fmnist_lit.errors import os_message
 from fmnist_lit.interrupt import Interrupted, own_signals
+from fmnist_lit.logs import log_to_console, logged_to
 from fmnist_lit.ranks.exchange import RankLost, Ranks, connected
 from fmnist_lit.ranks.launcher import FOLDER, JOB, LOST
 from fmnist_lit.run import train_and_test
@@ -55,26 +54,19 @@ def group(ranks: Ranks, meeting_point: Path, cuda: bool) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def log_as(directory: Path) -> None:
-    """Log as the command that started the run does, if it was one."""
-    kept = directory / ".hydra" / "hydra.yaml"
-    if not kept.exists():
-        return
-    hydra = OmegaConf.load(kept).hydra
-    hydra.runtime.output_dir = str(directory)
-    logging.config.dictConfig(OmegaConf.to_container(hydra.job_logging, resolve=True))  # type: ignore[arg-type]
-
-
 def work(directory: Path, rank: int, local: int) -> None:
     """Train with the others."""
     job = json.loads((directory / FOLDER / JOB).read_bytes())
     trainer = job["config"]["trainer"]
     ranks = Ranks(rank, trainer["devices"] * trainer["num_nodes"], local)
-    if ranks.first:
-        log_as(directory)
     what = (job["config"], directory, job["choices"], job["command"])
     cuda = accelerator(trainer) == "gpu"
-    with group(ranks, directory / FOLDER / "meeting_point", cuda), own_signals(patient=True) as signals:
+    with ExitStack() as opened:
+        if ranks.first and job["logs"]:
+            log_to_console()
+            opened.enter_context(logged_to(directory / "train.log"))
+        opened.enter_context(group(ranks, directory / FOLDER / "meeting_point", cuda))
+        signals = opened.enter_context(own_signals(patient=True))
         train_and_test(*what, signals, job["resumed"], (), ranks)
 
 

@@ -36,7 +36,7 @@ def recipe_table(experiments: Sequence[str], records: Records) -> list[str]:
         if not made:
             lines.append(table_row([f"`{experiment}`", "not run", "0", *["-"] * 6]))
             continue
-        test = spread([100 * record["test"]["accuracy"] for record in made])
+        test = spread([100 * record["test"]["accuracy"] for record in made], limits=(0, 100))
         mirrored = spread([100 * record["test_mirrored"]["accuracy"] for record in made])
         lines.append(
             table_row(

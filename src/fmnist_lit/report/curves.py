@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from fmnist_lit.errors import printable
+
 History = Sequence[Mapping[str, float]]
 STYLES: dict[str, Any] = {"train": "-", "val": "--", "test": ":"}
 FEW = 10  # colours that can be told apart; more runs get a gradient
@@ -60,9 +62,11 @@ def add_legends(figure: Figure, axes: Axes, histories: Mapping[str, History]) ->
         Line2D([], [], color=colour, label=wrapped(name))
         for colour, name in zip(colours(len(histories)), histories, strict=True)
     ]
-    figure.legend(handles=runs, loc="outside lower center", frameon=False)
+    legend = figure.legend(handles=runs, loc="outside lower center", frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a dollar in a name is a dollar
 
 
 def wrapped(name: str) -> str:
     """Break a long name into lines that fit below the figure."""
-    return "\n".join(textwrap.wrap(name, 150))
+    return "\n".join(textwrap.wrap(printable(name), 150))

@@ -14,7 +14,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from fmnist_lit.data.images import CLASSES
 from fmnist_lit.data.loader import BatchLoader
 from fmnist_lit.errors import UsageError
-from fmnist_lit.report.run_directory import RunDirectory
+from fmnist_lit.report.run_directory import RunDirectory, require_answers
 
 CALIBRATION_BINS = 15  # as Guo et al. 2017
 NUMBERS = range(len(CLASSES))
@@ -53,7 +53,7 @@ def evaluate(run: RunDirectory, split: str, checkpoint: str) -> Evaluation:
     settings = run.config["data"]
     batches = BatchLoader(images, labels, settings["eval_batch_size"], settings["normalization"])
     with torch.inference_mode():
-        output = torch.cat([model(batch) for batch, _ in batches])
+        output = require_answers(torch.cat([model(batch) for batch, _ in batches]), run.path)
     loss = cross_entropy(output.double(), labels).item()
     probabilities = output if run.gives_probabilities() else output.softmax(1)
     return Evaluation(images.numpy(), labels.numpy(), probabilities.numpy(), loss)

@@ -16,14 +16,17 @@ from fmnist_lit.report.figures import (
     reliability_figure,
     sample_predictions_figure,
 )
-from fmnist_lit.storage import whole_folder, write_json
+from fmnist_lit.report.own_files import own_folder
+from fmnist_lit.storage import write_json
 
 SAMPLES = 24
 
 
-def write_evaluation(folder: Path, evaluation: Evaluation, metrics: dict[str, Any], text_name: str) -> None:
+def write_evaluation(
+    run: Path, name: str, evaluation: Evaluation, metrics: dict[str, Any], text_name: str
+) -> None:
     """Write figures, predictions, texts and pictures; replace an earlier evaluation as a whole."""
-    with whole_folder(folder) as unfinished:
+    with own_folder(run, name) as unfinished:
         write_json(unfinished / "metrics.json", metrics)
         write_predictions(unfinished / "predictions.csv", evaluation)
         (unfinished / "classification_report.txt").write_text(text_report(evaluation))

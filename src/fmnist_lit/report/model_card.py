@@ -5,6 +5,7 @@ from typing import Any
 from fmnist_lit.build import build
 from fmnist_lit.models.layer_table import layer_table, parameter_count
 from fmnist_lit.report.prediction import Predictor
+from fmnist_lit.report.results import markdown
 from fmnist_lit.report.run_directory import RunDirectory
 
 
@@ -58,14 +59,14 @@ def training(run: RunDirectory) -> str:
     """Say with what data and settings the model was trained."""
     data, optimizer, trainer = run.config["data"], dict(run.config["optim"]), run.config["trainer"]
     name = optimizer.pop("_target_").rpartition(".")[2]
-    settings = ", ".join(f"{key} {value}" for key, value in optimizer.items())
+    settings = ", ".join(f"{key} {markdown(value)}" for key, value in optimizer.items())
     images = data["images"]["_target_"].rpartition(".")[2]
     held_out = f"{data['val_fraction']:.0%} of the training images held out for validation"
     recorded = run.metrics()
     return (
         f"Data: `{images}`; {held_out if data['val_fraction'] else 'all training images, no validation'}. "
         f"{name} ({settings}), batches of {data['batch_size']}, {trainer['max_epochs']} epochs at most, seed "
-        f"{run.config['seed']}. Commit {recorded['commit']}; {recorded['device']}. "
+        f"{run.config['seed']}. Commit {markdown(recorded['commit'])}; {markdown(recorded['device'])}. "
         "Everything else: config.yaml of the run."
     )
 

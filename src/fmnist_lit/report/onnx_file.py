@@ -1,7 +1,6 @@
 """A trained model as an ONNX file that needs nothing of this project, checked on every test image."""
 
 import contextlib
-import copy
 import io
 import logging
 import warnings
@@ -47,7 +46,7 @@ def write_onnx(predictor: Predictor, path: Path) -> None:
         ):
             warnings.simplefilter("ignore")  # of PyTorch's exporter about itself
             torch.onnx.export(
-                whole_batches(predictor),
+                predictor.eval(),
                 (example,),
                 path,
                 dynamo=True,
@@ -60,14 +59,6 @@ def write_onnx(predictor: Predictor, path: Path) -> None:
             )
     finally:
         exporter.setLevel(level)
-
-
-def whole_batches(predictor: Predictor) -> Predictor:
-    """Return a copy that takes a batch as a whole: a file for any batch size has no loop over its parts."""
-    copied = copy.deepcopy(predictor).eval()
-    if hasattr(copied.model, "chunk"):
-        copied.model.chunk = None  # type: ignore[assignment]
-    return copied
 
 
 def largest_difference(path: Path, predictor: Predictor, images: torch.Tensor) -> float:

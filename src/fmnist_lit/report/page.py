@@ -1,13 +1,14 @@
 """One HTML page about one run or many, with everything inside: no other file, no network."""
 
 import base64
+import html
 import io
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
+from fmnist_lit.errors import printable
 from fmnist_lit.report.curves import History, curves_figure
 from fmnist_lit.report.evaluation import Evaluation, text_report
 from fmnist_lit.report.runs import Run, distinguishing, value_of
@@ -24,6 +25,11 @@ pre { background: #f6f8fa; padding: 1rem; overflow-x: auto; }
 .figures img { max-width: 37rem; }
 .scroll { overflow-x: auto; }
 """
+
+
+def escape(text: object, most: int = 500) -> str:
+    """Return a text for HTML in which nothing is markup and nothing hidden."""
+    return html.escape(printable(text, most))
 
 
 class Section(NamedTuple):
@@ -73,7 +79,7 @@ def comparison(runs: Sequence[Run], names: Sequence[str]) -> str:
     lines = "".join(
         "<tr>"
         + "".join(f"<td>{escape(text)}</td>" for text in texts)
-        + "".join(f'<td class="number">{number}</td>' for number in numbers)
+        + "".join(f'<td class="number">{escape(number)}</td>' for number in numbers)
         + "</tr>"
         for texts, numbers in rows
     )
@@ -86,11 +92,12 @@ def one_run(section: Section, name: str) -> str:
     metrics = section.run.metrics
     facts = f"seed {metrics['seed']}, commit {metrics['commit']}, {metrics['device']}"
     pictures = "".join(image(figure, title) for title, figure in section.figures.items())
+    config = "\n".join(escape(line) for line in section.config.splitlines())
     return (
-        f"<h2>{escape(name)}</h2><pre>{escape(metrics['command'])}</pre><p>{escape(facts)}</p>"
-        f"<h3>Test images</h3><pre>{escape(text_report(section.evaluation))}</pre>"
+        f"<h2>{escape(name)}</h2><pre>{escape(metrics['command'], most=10_000)}</pre><p>{escape(facts)}</p>"
+        f"<h3>Test images</h3><pre>{html.escape(text_report(section.evaluation))}</pre>"
         f'<div class="figures">{pictures}</div>'
-        f"<details><summary>config.yaml</summary><pre>{escape(section.config)}</pre></details>"
+        f"<details><summary>config.yaml</summary><pre>{config}</pre></details>"
     )
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from fmnist_lit.data.images import CLASSES
 from fmnist_lit.data.loader import normalize
-from fmnist_lit.report.run_directory import RunDirectory
+from fmnist_lit.report.run_directory import RunDirectory, require_answers
 
 WARM_UP, CALLS = 100, 2000  # single images; a 99th percentile then rests on 20 calls
 BATCH, BATCHES = 128, 50  # the batch size of evaluation
@@ -20,6 +20,7 @@ class Predictor(nn.Module):
 
     def __init__(self, run: RunDirectory, checkpoint: str = "best") -> None:
         super().__init__()
+        self.path = run.path
         self.model = run.model(checkpoint)
         self.normalization = run.config["data"]["normalization"]
         self.gives_probabilities = run.gives_probabilities()
@@ -33,7 +34,8 @@ class Predictor(nn.Module):
 def predict(predictor: Predictor, images: torch.Tensor) -> np.ndarray:
     """Return the probabilities, (n, 10), of uint8 images of (n, 28, 28)."""
     with torch.inference_mode():
-        return torch.cat([predictor(batch) for batch in images.split(BATCH)]).numpy()
+        answers = torch.cat([predictor(batch) for batch in images.split(BATCH)])
+    return require_answers(answers, predictor.path).numpy()
 
 
 def answer(probabilities: np.ndarray) -> dict[str, Any]:

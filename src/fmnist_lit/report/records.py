@@ -1,16 +1,17 @@
 """Small records of finished runs, kept in the repository: what was run, and what came of it."""
 
-import json
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
+from re import fullmatch
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from fmnist_lit.config import leaves
+from fmnist_lit.config import SEED, Rule, integer, leaves, list_of, optional
 from fmnist_lit.errors import UserError
 from fmnist_lit.report.run_directory import RunDirectory
+from fmnist_lit.report.run_files import FIGURE, PART, TEXT, checked, read_json, read_overrides
 from fmnist_lit.report.runs import INCIDENTAL
+from fmnist_lit.sweeps import key_of
 
 PARTS = ("train", "val", "test")
 # Overrides that name a run, a place or a machine; any other one changes the experiment.
@@ -28,6 +29,17 @@ PLACES = (
 )
 FIGURES = tuple(f"{part}_{name}" for part in PARTS for name in ("loss", "accuracy"))
 COLUMNS = (*FIGURES, "loss_sum", "learning_rate")
+# What RESULTS.md needs of a record. Overrides go into file names and headers of configs: a line each.
+RECORD = {
+    "experiment": Rule(lambda v: bool(fullmatch(r"[\w-]+(/[\w-]+)*", str(v))), "the name of an experiment"),
+    "seed": SEED,
+    "overrides": list_of(Rule(lambda v: TEXT.holds(v) and v.isprintable(), "text of one line")),
+    "train": optional(PART),
+    "val": optional(PART),
+    "test": PART,
+    "epochs": integer(0),
+    "seconds": FIGURE,
+}
 
 
 def make_record(path: Path) -> dict[str, Any]:
@@ -41,10 +53,13 @@ def make_record(path: Path) -> dict[str, Any]:
     experiment = metrics.get("choices", {}).get("experiment", "none")
     if experiment == "none":
         raise UserError(f"{path} is no experiment: it was not started with experiment=...")
-    if not metrics["commit"] or metrics["commit"].endswith("-dirty"):
+    if not fullmatch("[0-9a-f]{40}", metrics["commit"] or ""):
         raise UserError(f"{path} was made by code that is in no commit ({metrics['commit']}).")
     kept = ("epochs", "seconds", "images_per_second", "parameters", "device", "versions", "commit")
-    return {
+    missing = [key for key in kept if key not in metrics]
+    if missing:
+        raise UserError(f"{path / 'metrics.json'} is damaged: it has no {', '.join(missing)}.")
+    record: dict[str, Any] = {
         "experiment": experiment,
         "seed": metrics["seed"],
         "overrides": other_overrides(path),
@@ -54,6 +69,8 @@ def make_record(path: Path) -> dict[str, Any]:
         "config": {key: value for key, value in leaves(run.config) if is_kept(key)},
         "history": history_columns(run.history()),
     }
+    checked(path, record, RECORD)
+    return record
 
 
 def is_kept(key: str) -> bool:
@@ -63,16 +80,16 @@ def is_kept(key: str) -> bool:
 
 def other_overrides(path: Path) -> list[str]:
     """Return the overrides that changed the experiment."""
-    file = path / ".hydra" / "overrides.yaml"
-    if not file.is_file():
-        raise UserError(f"{path} has no .hydra/overrides.yaml: it is not known what was changed.")
-    overrides = [str(item) for item in OmegaConf.load(file)]
-    return [item for item in overrides if item.partition("=")[0] not in PLACES]
+    return [item for item in read_overrides(path) if key_of(item) not in PLACES]
 
 
-def history_columns(rows: list[dict[str, float]]) -> dict[str, list[float]]:
-    """Return the figures of the epochs, a list for each, to five digits."""
-    return {name: [float(f"{row[name]:.5g}") for row in rows] for name in COLUMNS if name in rows[0]}
+def history_columns(rows: list[dict[str, float]]) -> dict[str, list[float | None]]:
+    """Return the figures of the epochs, a list for each, to five digits; None for one that is not finite."""
+    return {
+        name: [float(f"{row[name]:.5g}") if isfinite(row[name]) else None for row in rows]
+        for name in COLUMNS
+        if name in rows[0]
+    }
 
 
 def file_name(record: Mapping[str, Any]) -> str:
@@ -81,18 +98,22 @@ def file_name(record: Mapping[str, Any]) -> str:
     return f"{record['experiment']}-seed{record['seed']}{changed}.json".replace("/", "-")
 
 
-def read_records(folder: Path) -> list[dict[str, Any]]:
+def read_records(folder: Path, made: Mapping[Path, dict[str, Any]] | None = None) -> list[dict[str, Any]]:
     """Read all records of a folder, by experiment and seed.
+
+    Args:
+        made: records that are not written yet, by their paths; they take the place of older ones.
 
     Raises:
         UserError: a file is no record.
     """
     records = []
-    for path in sorted(folder.glob("*.json")):
+    made = made or {}
+    for path in sorted({*folder.glob("*.json"), *made}):
         try:
-            record = json.loads(path.read_bytes())
-            record["experiment"], record["seed"], record["overrides"], record["test"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is no record of a run: {error!r}") from error
+            record = made[path] if path in made else read_json(path)
+            checked(path, record, RECORD)
+        except UserError as error:
+            raise UserError(f"{path} is no record of a run: {error}") from error
         records.append(record)
     return sorted(records, key=lambda record: (record["experiment"], record["seed"]))

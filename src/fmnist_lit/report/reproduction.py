@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from fmnist_lit.report.champion import champion_tables
-from fmnist_lit.report.results import Spread, percent, spread, table_row
+from fmnist_lit.report.results import Spread, markdown, percent, spread, table_row
 
 NAMES = {"test": "test", "val": "val", "last_val": "val, last epoch"}
 NEAR = 0.4  # points: what counts as reproduced
@@ -131,12 +131,12 @@ def kinds(records: Records, figure: str | None) -> list[str]:
 
 def with_measured(header: str, line: str) -> str:
     """Put a line in the place of a config's "Measured"."""
-    return re.sub(r"^# Measured: .*$", f"# Measured: {line}.", header, count=1, flags=re.MULTILINE)
+    return re.sub(r"^# Measured: .*$", lambda _: f"# Measured: {line}.", header, count=1, flags=re.MULTILINE)
 
 
 def changed(record: Mapping[str, Any], figure: str | None) -> str:
     """Say what a run gave that was not the whole experiment as it stands."""
-    what = f"with {' '.join(record['overrides'])} (n = 1)"
+    what = f"with {markdown(' '.join(record['overrides']))} (n = 1)"
     named = kinds([record], figure)
     figures = ", ".join(f"{NAMES[kind]} {percent(accuracies([record], kind))}" for kind in named)
     return f"{what}: {figures}; {minutes([record])} minutes"

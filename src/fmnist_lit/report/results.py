@@ -4,18 +4,23 @@ import csv
 import io
 import json
 import math
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 from scipy.stats import t as student
 
-from fmnist_lit.errors import UsageError, UserError, choices
-from fmnist_lit.report.runs import Run, distinguishing, read_run, require_runs, value_of, why_unfinished
+from fmnist_lit.errors import UsageError, UserError, choices, printable
+from fmnist_lit.report.run_files import why_unfinished
+from fmnist_lit.report.runs import Run, distinguishing, is_trial, read_run, require_runs, value_of, varying
 
 SEED = "seed"
+HANDFUL = 5  # columns of a readable table that say what differs; CSV and JSON have all
+SIGNS = ("=", "+", "-", "@")  # spreadsheets take such text for a formula
 
 
 class Spread(NamedTuple):
@@ -27,9 +32,13 @@ class Spread(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One configuration: what tells it from the others, and its figures over distinct seeds."""
+    """What tells some runs from the others, and their figures over distinct seeds.
+
+    Runs that differ in more than the seed are a mixture: they have a mean, but no spread over seeds.
+    """
 
     configuration: Mapping[str, str]
+    mixes: list[str]  # what differs within the row, but for the seed
     seeds: list[int]
     runs: int
     test: Spread
@@ -39,20 +48,24 @@ class Row(NamedTuple):
 
 
 class Results(NamedTuple):
-    """All runs of a folder: finished ones as rows, the others with the reason why they have no figures."""
+    """All runs of a folder: finished ones as rows, the others with the reason why they have no figures.
+
+    Trials of a search were made to be chosen among: where there are other runs, they stand apart.
+    """
 
     rows: list[Row]
     without: list[tuple[Path, str]]
+    searches: Counter[Path]  # trials by folder
 
 
-def spread(values: Sequence[float]) -> Spread:
-    """Return mean, standard deviation (n - 1) and Student's 95% interval of the mean."""
+def spread(values: Sequence[float], limits: tuple[float, float] = (-math.inf, math.inf)) -> Spread:
+    """Return mean, standard deviation (n - 1) and Student's 95% interval of the mean, cut to its limits."""
     mean = fmean(values)
     if len(values) < 2:
         return Spread(mean, None, None)
     std = stdev(values)
     half = float(student.ppf(0.975, len(values) - 1)) * std / math.sqrt(len(values))
-    return Spread(mean, std, (mean - half, mean + half))
+    return Spread(mean, std, (max(limits[0], mean - half), min(limits[1], mean + half)))
 
 
 def percent(values: Spread) -> str:
@@ -72,7 +85,11 @@ def collect(folder: Path, group_by: Sequence[str] = ()) -> Results:
         UsageError: no run has such a key.
     """
     runs, without = [], []
-    for path in require_runs(folder):
+    found = require_runs(folder)
+    searches = Counter(path.parent for path in found if is_trial(path))
+    if searches.total() == len(found):  # they alone were asked for
+        searches.clear()
+    for path in (path for path in found if path.parent not in searches):
         reason = why_unfinished(path)
         try:
             if reason is None:
@@ -87,7 +104,7 @@ def collect(folder: Path, group_by: Sequence[str] = ()) -> Results:
         if runs and name not in known:
             raise UsageError(f"--group-by {name}: no run has such a group or key. {choices(name, known)}")
     rows = [make_row(names, group) for group in grouped(names, runs)]
-    return Results(sorted(rows, key=lambda row: -row.test.mean), without)
+    return Results(sorted(rows, key=lambda row: -row.test.mean), without, searches)
 
 
 def grouped(names: Sequence[str], runs: Sequence[Run]) -> list[list[Run]]:
@@ -101,16 +118,21 @@ def grouped(names: Sequence[str], runs: Sequence[Run]) -> list[list[Run]]:
 def make_row(names: Sequence[str], runs: Sequence[Run]) -> Row:
     """Return a group's figures. Runs of the same seed are one value, their mean: only seeds repeat."""
     same = grouped([SEED], runs)
+    mixes = [varying(runs, name) for name in distinguishing(runs) if name not in (SEED, *names)]
 
     def figures(part: str) -> Spread | None:
         accuracies = [[run.metrics[part]["accuracy"] for run in again if run.metrics[part]] for again in same]
-        return spread([fmean(values) for values in accuracies if values]) if any(accuracies) else None
+        if not any(accuracies):
+            return None
+        made = spread([fmean(values) for values in accuracies if values], limits=(0, 1))
+        return Spread(made.mean, None, None) if mixes else made
 
     test = figures("test")
     parameters = {run.metrics["parameters"] for run in runs}
     assert test is not None, "a finished run has a test accuracy"
     return Row(
         configuration={name: value_of(runs[0], name) for name in names},
+        mixes=mixes,
         seeds=sorted({run.metrics["seed"] for run in runs}),
         runs=len(runs),
         test=test,
@@ -125,6 +147,7 @@ def cells(row: Row) -> dict[str, Any]:
     low, high = row.test.interval or (None, None)
     return {
         **row.configuration,
+        "mixes": ", ".join(row.mixes),
         "seeds": len(row.seeds),
         "runs": row.runs,
         "test_accuracy": row.test.mean,
@@ -139,37 +162,61 @@ def cells(row: Row) -> dict[str, Any]:
 
 def as_json(results: Results) -> str:
     """Return everything as JSON."""
-    without = [{"run": str(path), "reason": reason} for path, reason in results.without]
-    return (
-        json.dumps({"finished": list(map(cells, results.rows)), "without_result": without}, indent=2) + "\n"
-    )
+    content = {
+        "finished": list(map(cells, results.rows)),
+        "without_result": [{"run": str(path), "reason": reason} for path, reason in results.without],
+        "searches": [{"folder": str(path), "trials": count} for path, count in results.searches.items()],
+    }
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
 def as_csv(results: Results) -> str:
-    """Return the finished rows as CSV."""
+    """Return the finished rows as CSV; no text in it is a formula."""
     rows = list(map(cells, results.rows))
     file = io.StringIO()
     if rows:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(map(no_formula, rows[0]))
+        writer.writerows(map(no_formula, row.values()) for row in rows)
     return file.getvalue()
 
 
+def no_formula(value: Any) -> Any:
+    """Return a value as a spreadsheet may read it: text that looks like a formula gets an apostrophe."""
+    if not isinstance(value, str) or value == "-" or re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?", value):
+        return value
+    text = printable(value, most=len(value))
+    return f"'{text}" if normalize("NFKC", value.lstrip()).startswith(SIGNS) else text
+
+
 def as_markdown(results: Results) -> str:
-    """Return tables to read: accuracies in percent, runs without a result apart."""
+    """Return tables to read: accuracies in percent, a handful of differences; what has no row apart."""
     lines = []
     if results.rows:
         names = list(results.rows[0].configuration)
-        headings = [*names, "n", "test accuracy", "95% interval", "val accuracy", "seconds", "parameters"]
+        also = ["also"] if len(names) > HANDFUL + 1 else []
+        shown = names[:HANDFUL] if also else names
+        headings = [*map(markdown, shown), *also, "n", "test accuracy", "95% interval", "val accuracy"]
+        headings += ["seconds", "parameters", "notes"]
+        left = len(shown) + len(also)
         lines = [
             table_row(headings),
-            table_row(["---"] * len(names) + ["---:"] * (len(headings) - len(names))),
+            table_row(["---"] * left + ["---:"] * (len(headings) - left - 1) + ["---"]),
         ]
-        lines += [table_row([*row.configuration.values(), *texts(row)]) for row in results.rows]
+        for row in results.rows:
+            folded = {
+                key: value for key, value in row.configuration.items() if key not in shown and value != "-"
+            }
+            words = [few([f"{key}={value}" for key, value in folded.items()])] if also else []
+            told = [row.configuration[name] for name in shown]
+            lines.append(table_row([*map(markdown, [*told, *words]), *texts(row)]))
+        lines += ["", "n: seeds. 95% interval of the mean over seeds: Student's t, cut to 0 to 100%."]
+    if results.searches:
+        lines += ["", "Trials of a search, kept apart; name its folder to tabulate them:", ""]
+        lines += [f"- {markdown(path)}: {count} trials" for path, count in results.searches.items()]
     if results.without:
         lines += ["", f"Without a result ({len(results.without)}):", ""]
-        lines += [f"- {path}: {reason}" for path, reason in results.without]
+        lines += [f"- {markdown(path)}: {markdown(reason, most=300)}" for path, reason in results.without]
     return "\n".join(lines) + "\n"
 
 
@@ -177,6 +224,8 @@ def texts(row: Row) -> list[str]:
     """Return a row's figures as text, percent for accuracies."""
     mean, std, interval = row.test
     seeds = str(len(row.seeds)) + (f" ({row.runs} runs)" if row.runs != len(row.seeds) else "")
+    notes = [f"mixes {few(row.mixes)}: no spread over seeds"] if row.mixes else []
+    notes += ["one seed: no spread"] if len(row.seeds) == 1 and not row.mixes else []
     return [
         seeds,
         f"{mean:.2%}" + (f" ± {100 * std:.2f}" if std is not None else ""),
@@ -184,7 +233,19 @@ def texts(row: Row) -> list[str]:
         f"{row.val.mean:.2%}" if row.val else "-",
         f"{row.seconds:.0f}",
         f"{row.parameters:,}" if row.parameters else "-",
+        markdown("; ".join(notes), most=300) or "-",
     ]
+
+
+def few(items: Sequence[str]) -> str:
+    """Join a handful of texts, and say how many are left out."""
+    kept = [printable(item, most=60) for item in items[:HANDFUL]]
+    return ", ".join(kept) + (f" and {len(items) - HANDFUL} more" if len(items) > HANDFUL else "")
+
+
+def markdown(text: object, most: int = 200) -> str:
+    """Return a text for Markdown in which nothing is markup, link or HTML."""
+    return re.sub(r"([\\`*]|(?<=\])[(\[:])", r"\\\1", printable(text, most)).replace("<", "&lt;")
 
 
 def table_row(values: Sequence[str]) -> str:

@@ -1,6 +1,5 @@
 """Finds runs below a folder, says what became of each, and tells them apart."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,6 +7,7 @@ from typing import Any, NamedTuple
 from fmnist_lit.config import INCIDENTAL, leaves
 from fmnist_lit.errors import UserError
 from fmnist_lit.report.run_directory import RunDirectory
+from fmnist_lit.report.run_files import why_unfinished
 
 # Keys that older runs do not have, with the value by which those runs were made.
 ADDED = {
@@ -39,19 +39,6 @@ def run_directories(folder: Path) -> list[Path]:
     signs = ("config.yaml", "failure.json", ".hydra")
     found = {path.parent for sign in signs for path in folder.rglob(sign)}
     return sorted(path for path in found if path.name != ".hydra")
-
-
-def why_unfinished(directory: Path) -> str | None:
-    """Return None for a finished run, else the reason: that of its failure, or "unfinished"."""
-    if (directory / "metrics.json").exists():
-        return None
-    try:
-        reason = json.loads((directory / "failure.json").read_bytes())["reason"]
-    except FileNotFoundError:
-        return "unfinished"
-    except (ValueError, KeyError, TypeError):
-        return "failed; failure.json is damaged"
-    return f"failed: {reason}"
 
 
 def read_run(path: Path) -> Run:
@@ -106,6 +93,21 @@ def distinguishing(runs: Sequence[Run]) -> list[str]:
     first = ["experiment"] if "experiment" in groups and differ("experiment", ()) else []
     named = [group for group in groups if group != "experiment" and differ(group, ("experiment",))]
     return [*first, *named, *(key for key in keys if differ(key, ("experiment", key.partition(".")[0])))]
+
+
+def varying(runs: Sequence[Run], name: str) -> str:
+    """Say how a group or key differs: "optim.lr=0.01..0.1" for numbers, else its values if they are few."""
+    values = sorted({value_of(run, name) for run in runs})
+    try:
+        values = sorted(values, key=float)
+        return f"{name}={values[0]}..{values[-1]}"
+    except ValueError:
+        return f"{name}={','.join(values)}" if len(values) <= 3 else name
+
+
+def is_trial(directory: Path) -> bool:
+    """Whether a run is a trial of a search."""
+    return (directory.parent / "study.lock").exists()
 
 
 def value_of(run: Run, name: str) -> str:

@@ -1,17 +1,18 @@
 """Tables for the terminal: of one run, and of all jobs of a sweep."""
 
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fmnist_lit.report.runs import run_directories, why_unfinished
+from fmnist_lit.errors import UserError, printable
+from fmnist_lit.report.run_directory import checked_config
+from fmnist_lit.report.run_files import read_metrics, read_overrides, why_unfinished
+from fmnist_lit.report.runs import run_directories
 
 
 def summary(directory: Path, metrics: Mapping[str, Any]) -> str:
@@ -47,10 +48,17 @@ def rendered(table: Table) -> str:
 
 def read_job(directory: Path, sweep: Path) -> dict[str, Any]:
     """Read one job of a sweep: its overrides, and its metrics or the reason why it has none."""
-    overrides_file = directory / ".hydra" / "overrides.yaml"
-    overrides = list(OmegaConf.load(overrides_file)) if overrides_file.exists() else []
-    reason = why_unfinished(directory)
-    metrics = json.loads((directory / "metrics.json").read_text()) if reason is None else None
+    try:
+        overrides = read_overrides(directory)
+    except UserError:
+        overrides = ["(overrides unknown)"]
+    metrics, reason = None, why_unfinished(directory)
+    try:
+        if reason is None:
+            checked_config(directory)  # figures of nobody knows what are no result
+            metrics = read_metrics(directory)
+    except UserError as error:
+        reason = f"damaged: {error}"
     return {
         "job": str(directory.relative_to(sweep)),
         "overrides": overrides,
@@ -71,7 +79,7 @@ def sweep_summary(directory: Path) -> tuple[str, int]:
     jobs = [read_job(job, directory) for job in run_directories(directory)]
     if not jobs:
         return f"No job was started. Everything is in {directory}", 0
-    jobs.sort(key=lambda job: (*rank(job), int(job["job"]) if job["job"].isdigit() else 0))
+    jobs.sort(key=lambda job: (*rank(job), int(job["job"]) if job["job"].isdecimal() else 0))
     common = [item for item in jobs[0]["overrides"] if all(item in job["overrides"] for job in jobs)]
     table = Table("job")
     table.add_column("differs in", overflow="fold")
@@ -79,21 +87,23 @@ def sweep_summary(directory: Path) -> tuple[str, int]:
         table.add_column(name, justify="right")
     for job in jobs:
         differs = " ".join(item for item in job["overrides"] if item not in common)
-        table.add_row(job["job"], Text(differs), *sweep_figures(job["metrics"]))
+        table.add_row(Text(printable(job["job"])), Text(printable(differs)), *sweep_figures(job))
     failed = [job for job in jobs if job["metrics"] is None]
     order = "validation" if any(job["metrics"] and job["metrics"]["val"] for job in jobs) else "test"
+    with_all = printable(" ".join(common)) or "the defaults"
     lines = [
-        f"{len(jobs)} jobs, best {order} accuracy first; all with {' '.join(common) or 'the defaults'}:",
+        f"{len(jobs)} jobs, best {order} accuracy first; all with {with_all}:",
         rendered(table),
-        *(f"job {job['job']} {job['reason']}" for job in failed),
+        *(printable(f"job {job['job']} {job['reason']}") for job in failed),
         f"Everything is in {directory}",
     ]
     return "\n".join(lines), len(failed)
 
 
-def sweep_figures(metrics: Mapping[str, Any] | None) -> tuple[str, str, str]:
-    """Return a job's cells."""
+def sweep_figures(job: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return a job's cells; without figures its state."""
+    metrics = job["metrics"]
     if metrics is None:
-        return ("failed", "-", "-")
+        return (job["reason"].partition(":")[0].partition(";")[0], "-", "-")
     val = f"{metrics['val']['accuracy']:.4f}" if metrics["val"] else "-"
     return (val, f"{metrics['test']['accuracy']:.4f}", f"{metrics['seconds']:.0f}")
