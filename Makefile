@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint data results tensorboard clean
+.PHONY: help train test lint data results schemas tensorboard clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -17,7 +17,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 		{ echo "error: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12 ..." >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing about 6 GB of packages (PyTorch with CUDA); this takes a few minutes, once."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -37,6 +37,9 @@ data: $(INSTALLED) ## get and verify Fashion-MNIST
 
 results: $(INSTALLED) ## make RESULTS.md and the headers of conf/experiment anew from results/
 	$(BIN)/python scripts/record.py $(ARGS)
+
+schemas: $(INSTALLED) ## make conf/schemas/, by which an editor checks conf/, anew from the code
+	$(BIN)/python -m fmnist_lit.schemas
 
 tensorboard: $(INSTALLED) ## look at all runs below outputs/
 	$(BIN)/tensorboard --logdir outputs $(ARGS)

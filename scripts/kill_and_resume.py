@@ -27,11 +27,11 @@ SMALL: tuple[str, ...] = (
     "trainer=cpu",
     "logger=none",
 )
-SMALL += ("threads=1", "trainer.max_epochs=3", "callbacks.save_every_s=0", "output_dir=runs", "name=x")
+SMALL += ("threads=1", "trainer.max_epochs=3", "callbacks.resume.every_s=0", "output_dir=runs", "name=x")
 MLP = ("model=mlp", "model.hidden=[16]")
 CNN = ("model=residual", "model.widths=[4]", "model.blocks=[1]", "model.stem=4", "data.images.train=2000")
 RUNS: dict[str, tuple[str, ...]] = {
-    "32-true, sgd, data.limit": (*MLP, "data.limit=2000"),
+    "32-true, sgd, data.limit": (*MLP, "data.train_subset=2000"),
     "bf16-mixed, adam, shift_flip": (
         *MLP,
         "trainer.precision=bf16-mixed",
@@ -42,25 +42,30 @@ RUNS: dict[str, tuple[str, ...]] = {
         *MLP,
         "trainer.precision=64-true",
         "optim=nadam",
-        "weight_averaging=0.9",
+        "ema_decay=0.9",
     ),
     "64-true, BatchNorm, onecycle": (*CNN, "trainer.precision=64-true", "schedule=onecycle"),
-    "BatchNorm, amsgrad, erasing, noise": (*CNN, "optim=amsgrad", "augment.erasing=0.5", "augment.noise=0.1"),
+    "BatchNorm, amsgrad, erasing, noise": (
+        *CNN,
+        "optim=amsgrad",
+        "augment.erasing.probability=0.5",
+        "augment.noise.std=0.1",
+    ),
     "plateau, rmsprop, early stopping": (
         *(*MLP, "schedule=plateau", "schedule.patience=0", "optim=rmsprop", "optim.lr=0.02"),
-        *("callbacks=early_stopping", "callbacks.patience=1", "trainer.max_epochs=6"),
+        *("callbacks=early_stopping", "callbacks.early_stopping.patience=1", "trainer.max_epochs=6"),
     ),
     "cosine, adamw, dropout, label smoothing": (
         *(*MLP, "schedule=cosine", "optim=adamw", "model.dropout=0.3", "label_smoothing=0.1"),
     ),
     "patches, val_loss, clipping, keras_rmsprop": (
-        *(*MLP, "patch=embed", "patch.size=7", "callbacks.monitor=val_loss", "optim=keras_rmsprop"),
+        *(*MLP, "patch=embed", "patch.size=7", "callbacks.best.monitor=val_loss", "optim=keras_rmsprop"),
         "trainer.gradient_clip_val=1.0",
     ),
     "no validation data, watch_test, nesterov": (
-        *(*MLP, "data.val_fraction=0", "data.watch_test=true", "optim=nesterov"),
+        *(*MLP, "data.val_fraction=0", "data.log_test_every_epoch=true", "optim=nesterov"),
     ),
-    "images in a relative folder, keras": (*MLP, "data.limit=2000", "augment=keras"),
+    "images in a relative folder, keras": (*MLP, "data.train_subset=2000", "augment=keras"),
 }
 
 

@@ -1,6 +1,9 @@
 """Composing and running small configs in process, on drawn images."""
 
+import csv
 import io
+import json
+import runpy
 import shutil
 import sys
 from collections.abc import Callable
@@ -10,10 +13,13 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 
 from fmnist_lit import launch  # noqa: F401 (registers the resolvers that conf/ uses)
 from fmnist_lit.config import check, resolved
+from fmnist_lit.launch import ASKED, FULL_ERROR, Command
 from fmnist_lit.run import run
 
 ROOT = Path(__file__).parent.parent
@@ -49,6 +55,34 @@ def call(script: ModuleType, *arguments: object) -> Answer:
         except SystemExit as left:  # argparse's own answer
             status = left.code
         return Answer(status, out.getvalue(), err.getvalue())
+
+
+def answer_in_process(arguments: list[str]) -> tuple[int | str | None, str, str]:
+    """Run train.py's command line in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(ROOT / "train.py"), *arguments])
+        for name in (FULL_ERROR, ASKED):
+            patch.setenv(name, "0")  # and what the command sets is undone
+        for name in ("sweep", "name", "run", "status"):
+            patch.setattr(Command, name, getattr(Command, name))
+        try:
+            runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+            status: int | str | None = None
+        except SystemExit as left:
+            status = left.code
+        finally:
+            GlobalHydra.instance().clear()
+    return status, out.getvalue(), err.getvalue()
+
+
+def outcome(directory: Path) -> tuple[Any, list[dict[str, str]], dict[str, Any]]:
+    """Return what a run gave, but for its times: last weights, history, metrics."""
+    weights = torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    with (directory / "history.csv").open(newline="") as file:
+        rows = [{k: v for k, v in row.items() if "second" not in k} for row in csv.DictReader(file)]
+    metrics = json.loads((directory / "metrics.json").read_bytes())
+    return weights, rows, {k: v for k, v in metrics.items() if "second" not in k and k != "commit"}
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ def killed(composed: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was killed in its second epoch, with all files that it may have by then."""
     small = ("data=synthetic", "data.images.train=100", "data.images.test=20", "data.batch_size=16")
     small += ("model=mlp", "model.hidden=[8]", "optim=adam", "schedule=plateau", "trainer=cpu")
-    config = composed(*small, "trainer.max_epochs=3", "threads=1", "callbacks.save_every_s=0")
+    config = composed(*small, "trainer.max_epochs=3", "threads=1", "callbacks.resume.every_s=0")
     directory: Path = tmp_path_factory.mktemp("killed") / "run"
     directory.mkdir()
     step = Classifier.validation_step
@@ -158,7 +158,7 @@ STATES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "no resume point": lambda c: [c["callbacks"].pop(k) for k in list(c["callbacks"]) if "Resume" in k],
     "no history": lambda c: [c["callbacks"].pop(k) for k in list(c["callbacks"]) if "History" in k],
     "rows of text": lambda c: c["callbacks"]["History"].update(rows="x"),
-    "random state of text": lambda c: c["callbacks"]["ResumePoints"].update(random=["x"]),
+    "random state of text": lambda c: c["callbacks"]["ResumeCheckpoint"].update(random=["x"]),
     "a number for the best": lambda c: c.update(best=5),
 }
 

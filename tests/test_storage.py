@@ -15,7 +15,7 @@ import torch
 from omegaconf import OmegaConf
 
 from fmnist_lit.allocator import keep_freed_memory
-from fmnist_lit.checkpoints import LAST, WholeCheckpoints
+from fmnist_lit.checkpoints import LAST, AtomicCheckpointIO
 from fmnist_lit.errors import Occupied, UserError
 from fmnist_lit.launch import message
 from fmnist_lit.run import claim
@@ -101,7 +101,7 @@ def test_a_checkpoint_that_cannot_be_written_says_why_and_leaves_the_old_one(
     def fail(*arguments: Any) -> None:
         raise RuntimeError("unexpected pos 7")
 
-    checkpoints = WholeCheckpoints(writes=True)
+    checkpoints = AtomicCheckpointIO()
     checkpoints.save_checkpoint({"epoch": 1}, tmp_path / LAST)
     monkeypatch.setattr(torch, "save", fail)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(2**40, 2**40 - free, free))
@@ -155,8 +155,8 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "metrics.json": lambda path: write_json(path, 1),
     "history.csv": lambda path: write_whole(path, b"rows"),
     "config.yaml": lambda path: write_new(path, b"seed: 0"),
-    LAST: lambda path: WholeCheckpoints(writes=True).save_checkpoint({"state_dict": {}}, path),
-    "best.ckpt": lambda path: WholeCheckpoints(writes=True).save_checkpoint({"state_dict": {}}, path),
+    LAST: lambda path: AtomicCheckpointIO().save_checkpoint({"state_dict": {}}, path),
+    "best.ckpt": lambda path: AtomicCheckpointIO().save_checkpoint({"state_dict": {}}, path),
 }
 
 

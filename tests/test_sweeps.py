@@ -16,11 +16,10 @@ import pytest
 import scripts.results
 from fmnist_lit import sweeps
 from fmnist_lit.errors import UsageError
-from fmnist_lit.report.summary import sweep_summary
+from fmnist_lit.readers.sweep_table import sweep_summary
 from fmnist_lit.storage import try_lock
-from tests.conftest import ROOT, SMALL, call
+from tests.conftest import ROOT, SMALL, answer_in_process, call
 from tests.test_command_line import train
-from tests.test_wrong_overrides import answer_in_process
 
 # A cluster of one machine. sbatch starts every task of an array at once; sacct knows nothing better than
 # that they run; srun leaves its own options out.
@@ -146,7 +145,7 @@ def wait_for(what: Callable[[], object], seconds: float = 60) -> None:
 
 
 def test_workers_end_with_a_command_that_was_killed_and_it_can_be_given_again(tmp_path: Path) -> None:
-    further = ("callbacks.save_every_s=1000", f"output_dir={tmp_path}", "name=night", "seed=0,1,2")
+    further = ("callbacks.resume.every_s=1000", f"output_dir={tmp_path}", "name=night", "seed=0,1,2")
     command = ("-m", *SMALL, *LONG, *further, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     process = subprocess.Popen([sys.executable, "train.py", *command], cwd=ROOT, stdout=subprocess.DEVNULL)
     sweep = tmp_path / "sweeps" / "night"

@@ -25,7 +25,7 @@ space:
   optim.lr: {low: 1.0e-08, high: 0.1, log: true}
   optim: {choices: [adam, sgd]}
   label_smoothing: {low: 0.0, high: 0.2, step: 0.1}
-  augment.shift: {low: 0, high: 2}
+  augment.affine.shift: {low: 0, high: 2}
 """
 
 

@@ -36,6 +36,8 @@ FULL_ERROR = "HYDRA_FULL_ERROR"  # set to 1 by the user, it shows tracebacks
 ASKED = "FMNIST_LIT_FULL_ERROR"  # what the user set, for the processes of a sweep: Hydra's is set by us there
 WANTS_TRACEBACK = os.environ.get(ASKED, os.environ.get(FULL_ERROR)) == "1"
 
+WITHOUT_KEYS = ("experiment", "sweep")  # groups that set others' keys
+
 # Runs that start in the same second must not share a directory.
 OmegaConf.register_new_resolver("unique", lambda: secrets.token_hex(3), use_cache=True, replace=True)
 OmegaConf.register_new_resolver("named", lambda name, other: name or other, replace=True)
@@ -107,7 +109,7 @@ def run_job(cfg: DictConfig) -> float | None:
         if started:
             refuse_other_job(directory, config)
         if started and (directory / "metrics.json").exists():
-            from fmnist_lit.report.run_files import read_metrics
+            from fmnist_lit.run_files import read_metrics
 
             accuracy = result(read_metrics(directory))
             log.info("Job %s is finished already.", hydra.job.num)
@@ -144,6 +146,7 @@ def message(error: BaseException) -> str:
     cause = error.__cause__ or error
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and isinstance(cause.parent_node, DictConfig):
         known = [str(key) for key in cause.parent_node if key not in ("hydra", "_target_")]
+        known += WITHOUT_KEYS if "seed" in known else []
         return f"{cause.full_key}: no such key. {choices(str(cause.key), known)}"
     if isinstance(error, OSError):
         return os_message(error, where=Command.run)
@@ -214,7 +217,7 @@ def end_of_sweep() -> int:
     remove_empty_sweep()
     if not Command.sweep.exists():
         return say(UsageError("this sweep has no jobs."), status=2)
-    from fmnist_lit.report.summary import sweep_summary
+    from fmnist_lit.readers.sweep_table import sweep_summary
 
     text, failed = sweep_summary(Command.sweep)
     print(text)

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fmnist_lit.build import TARGET
 from fmnist_lit.config import check, read_config, read_origin
 from fmnist_lit.errors import UsageError, UserError
 from fmnist_lit.logs import log_to_console
-from fmnist_lit.report.run_files import read_metrics
+from fmnist_lit.run_files import read_metrics
 
 KEY = "resume="
 
@@ -69,6 +70,8 @@ def where_they_are(images: Mapping[str, Any], directory: Path) -> dict[str, Any]
     if "folder" not in images:
         return dict(images)
     folder = recorded(images["folder"])
+    if not str(images[TARGET]).endswith(".fashion_mnist"):
+        return {**images, "folder": str(folder)}
     if not (folder / LAYOUT).is_dir():
         raise UsageError(
             f"resume={directory}: its images were expected in {folder}, and they are not there. Put them "

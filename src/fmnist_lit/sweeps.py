@@ -11,7 +11,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from fmnist_lit.config import INCIDENTAL, check_value, leaves, read_config
+from fmnist_lit.config import INCIDENTAL, check_whole, leaves, read_config
 from fmnist_lit.errors import Occupied, UsageError, UserError
 from fmnist_lit.storage import is_locked, write_json
 
@@ -32,8 +32,7 @@ def gather_jobs(config: DictConfig) -> None:
     Raises:
         UsageError: the command line says otherwise; the message says what can be done.
     """
-    for key in OF_ALL_JOBS:
-        check_value(key, config[key])
+    check_whole({key: config[key] for key in OF_ALL_JOBS})
     further = OmegaConf.select(config, "hydra.sweeper.params") or {}
     swept = [*config.hydra.overrides.task, *(f"{key}={value}" for key, value in further.items())]
     for override in OverridesParser.create().parse_overrides(swept):
