@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+UV ?= uv
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint data results tensorboard clean
+.PHONY: help train test lint data results schemas tensorboard lock lowest clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -17,7 +18,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 		{ echo "error: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12 ..." >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing about 6 GB of packages (PyTorch with CUDA); this takes a few minutes, once."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -38,8 +39,24 @@ data: $(INSTALLED) ## get and verify Fashion-MNIST
 results: $(INSTALLED) ## make RESULTS.md and the headers of conf/experiment anew from results/
 	$(BIN)/python scripts/record.py $(ARGS)
 
+schemas: $(INSTALLED) ## make conf/schemas/, by which an editor checks conf/, anew from the code
+	$(BIN)/python -m fmnist_lit.schemas
+
 tensorboard: $(INSTALLED) ## look at all runs below outputs/
 	$(BIN)/tensorboard --logdir outputs $(ARGS)
+
+lock: ## write requirements.lock anew from pyproject.toml, versions kept where they fit (needs uv)
+	$(UV) pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header --generate-hashes \
+		--no-emit-index-url --extra dev --extra export --extra sweep --extra loggers \
+		pyproject.toml -o requirements.lock $(ARGS)
+
+lowest: ## train with the lowest versions that pyproject.toml allows (needs uv, 7 GB for a while)
+	set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	$(UV) venv --quiet --python 3.11 $$folder/venv; \
+	$(UV) pip install --quiet --python $$folder/venv/bin/python --resolution lowest-direct -e .; \
+	for options in trainer=cpu "trainer=ddp trainer.accelerator=cpu"; do \
+		$$folder/venv/bin/python train.py debug=fast data=synthetic threads=1 output_dir=$$folder $$options; \
+	done
 
 clean: ## remove caches and build products (not the environment, the data or the runs)
 	rm -rf .pytest_cache .ruff_cache .mypy_cache build dist src/*.egg-info

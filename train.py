@@ -5,7 +5,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from fmnist_lit.launch import command_line, run_job
+from fmnist_lit.app import command_line, run_job
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

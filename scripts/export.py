@@ -1,58 +1,43 @@
 """Export a finished run's model: python scripts/export.py RUN (ONNX, with a model card beside it)."""
 
-import argparse
 import sys
-from pathlib import Path
 
-from fmnist_lit.data.sources import named_folder
-from fmnist_lit.errors import exit_status, printable
-from fmnist_lit.report.evaluation import evaluate, metrics
-from fmnist_lit.report.model_card import model_card
-from fmnist_lit.report.onnx_file import largest_difference, require_onnx, write_onnx
-from fmnist_lit.report.own_files import own_folder, require_own
-from fmnist_lit.report.prediction import Predictor
-from fmnist_lit.report.run_directory import CHECKPOINTS, RunDirectory
+import torch
+
+from fmnist_lit.errors import printable
+from fmnist_lit.readers.command import Checkpoint, Data, Run, Trust, command_line
+from fmnist_lit.readers.evaluate import evaluate, metrics
+from fmnist_lit.readers.export import largest_difference, model_card, require_onnx, write_onnx
+from fmnist_lit.readers.own_files import own_folder, require_own
+from fmnist_lit.readers.predict import Predictor
+from fmnist_lit.readers.run_directory import RunDirectory
+from fmnist_lit.run_files import read_metrics
 
 FOLDS = 2  # the card names no folds
 
 
-def arguments() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description="Export a finished run's model to ONNX, and check the file.")
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
-    parser.add_argument("--checkpoint", choices=CHECKPOINTS, default="best")
-    parser.add_argument(
-        "--data", type=named_folder, metavar="FOLDER", help="of Fashion-MNIST, if not where the run says"
-    )
-    return parser.parse_args()
-
-
-def export(path: Path, checkpoint: str, data: Path | None) -> None:
+@command_line
+def main(run: Run, checkpoint: Checkpoint = "best", data: Data = None, trust: Trust = None) -> None:
     """Write RUN/export/ with model.onnx and README.md, unless the file answers otherwise than the model."""
     require_onnx()
-    run = RunDirectory(path, data)
-    predictor = Predictor(run, checkpoint)
-    run.metrics()  # before the long work: the card needs them
-    require_own(path, "export")
+    directory = RunDirectory(run, data, trust or ())
+    predictor = Predictor(directory, checkpoint)
+    read_metrics(run)  # before the long work: the card needs them
+    require_own(run, "export")
     print("Evaluating the checkpoint on the test images ...")
-    figures = metrics(evaluate(run, "test", checkpoint), FOLDS)
-    images, _ = run.images("test")
+    evaluation = evaluate(directory, "test", checkpoint)
+    images = torch.from_numpy(evaluation.images)
     print("Exporting ...")
-    with own_folder(path, "export") as folder:
+    with own_folder(run, "export") as folder:
         write_onnx(predictor, folder / "model.onnx")
         difference = largest_difference(folder / "model.onnx", predictor, images)
-        (folder / "README.md").write_text(model_card(run, predictor, figures, difference))
+        card = model_card(directory, predictor, metrics(evaluation, FOLDS), difference)
+        (folder / "README.md").write_text(card)
     print(
         f"Same class as the checkpoint on all {len(images):,} test images; "
         f"largest difference of a probability {difference:.1e}."
     )
-    print(f"model.onnx and its card README.md are in {printable(path / 'export')}")
-
-
-def main() -> int:
-    """Export one run."""
-    chosen = arguments()
-    return exit_status(lambda: export(chosen.run, chosen.checkpoint, chosen.data))
+    print(f"model.onnx and its card README.md are in {printable(run / 'export')}")
 
 
 if __name__ == "__main__":

@@ -1,39 +1,34 @@
 """Keep records of finished experiments and make RESULTS.md anew: python scripts/record.py [RUN...]."""
 
-import argparse
 import sys
 from pathlib import Path
+from typing import Annotated
 
-from fmnist_lit.errors import UserError, exit_status, printable
-from fmnist_lit.report.records import file_name, make_record, read_records
-from fmnist_lit.report.reproduction import (
-    five_models_figure,
+import typer
+
+from fmnist_lit.errors import UserError, printable
+from fmnist_lit.files import write_json, write_whole
+from fmnist_lit.readers.command import command_line
+from fmnist_lit.readers.records import file_name, make_record, read_records
+from fmnist_lit.readers.results_page import (
+    five_models_plot,
     measured,
     read_published,
     results_page,
     with_measured,
 )
-from fmnist_lit.storage import write_json, write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def arguments() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description="Keep records of finished experiments; make RESULTS.md anew."
-    )
-    parser.add_argument(
-        "runs", nargs="*", type=Path, metavar="RUN", help="a run directory to keep a record of"
-    )
-    parser.add_argument("--root", type=Path, default=ROOT, help="where results/ and RESULTS.md are")
-    return parser.parse_args()
-
-
-def keep(runs: list[Path], root: Path) -> None:
-    """Write records, then what is made of them: RESULTS.md, its figure, a line of each experiment."""
+@command_line
+def main(
+    runs: Annotated[list[Path] | None, typer.Argument(metavar="RUN", help="to keep a record of")] = None,
+    root: Annotated[Path, typer.Option(help="where results/ and RESULTS.md are")] = ROOT,
+) -> None:
+    """Write records, then what is made of them: RESULTS.md, its plot, a line of each experiment."""
     folder = root / "results"
-    made = {folder / file_name(record): record for record in map(make_record, runs)}
+    made = {folder / file_name(record): record for record in map(make_record, runs or ())}
     records = read_records(folder, made)
     published = read_published(folder / "published.yaml")
     texts = {}
@@ -44,22 +39,16 @@ def keep(runs: list[Path], root: Path) -> None:
                 path = root / "conf" / "experiment" / report / f"{row['row']}.yaml"
                 line = measured(f"{report}/{row['row']}", row.get("figure"), records)
                 texts[path] = with_measured(path.read_text(), line)
-        figure = five_models_figure(records)
-    except (KeyError, IndexError, TypeError) as error:
+        plot = five_models_plot(records)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         raise UserError(f"a record lacks what its experiment's row needs: {error}.") from error
     for path, record in made.items():
         write_json(path, record)
         print(f"Kept: {printable(path)}")
     for path, text in texts.items():
         write_whole(path, text.encode())
-    figure.savefig(folder / "five_models.png", dpi=80)
+    plot.savefig(folder / "five_models.png", dpi=80)
     print(f"RESULTS.md is made of {len(records)} records.")
-
-
-def main() -> int:
-    """Keep."""
-    chosen = arguments()
-    return exit_status(lambda: keep(chosen.runs, chosen.root))
 
 
 if __name__ == "__main__":

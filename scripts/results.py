@@ -1,47 +1,46 @@
 """Tabulate all finished runs below a folder: python scripts/results.py outputs/ [--group-by KEY ...]."""
 
-import argparse
 import sys
 from pathlib import Path
+from typing import Annotated, Literal
 
-from fmnist_lit.errors import UsageError, exit_status, printable
-from fmnist_lit.report.results import as_csv, as_json, as_markdown, collect
-from fmnist_lit.storage import write_whole
+import typer
+
+from fmnist_lit.errors import UsageError, printable
+from fmnist_lit.files import write_whole
+from fmnist_lit.readers.command import command_line
+from fmnist_lit.readers.tables import as_csv, as_json, as_markdown, collect
 
 FORMATS = {"md": as_markdown, "csv": as_csv, "json": as_json}
 
 
-def arguments() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description="One table over all finished runs below a folder.")
-    parser.add_argument("folder", type=Path, help="a folder of runs, sweeps or both")
-    parser.add_argument(
-        "--group-by",
-        nargs="+",
-        default=[],
-        metavar="KEY",
-        help="config groups or dotted keys that make a row (default: whatever runs differ in, but the seed)",
-    )
-    parser.add_argument("--format", choices=FORMATS, default="md", help="of what is printed (default: md)")
-    parser.add_argument(
-        "-o", "--output", type=Path, help="write to a file ending in .md, .csv or .json instead"
-    )
-    return parser.parse_args()
-
-
-def tabulate(chosen: argparse.Namespace) -> None:
-    """Print or write the table; name runs without a result on the error stream where the table cannot."""
-    kind = chosen.output.suffix[1:] if chosen.output else chosen.format
+@command_line
+def main(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="of runs, sweeps or both", show_default=False)
+    ],
+    further: Annotated[list[str] | None, typer.Argument(metavar="KEY", help="more of --group-by")] = None,
+    group_by: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY ...", help="groups or dotted keys that make a row; else what runs differ in"
+        ),
+    ] = None,
+    form: Annotated[Literal["md", "csv", "json"], typer.Option("--format", help="of what is printed")] = "md",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="a .md, .csv or .json file")] = None,
+) -> None:
+    """Print or write one table; name runs without a result on the error stream where the table cannot."""
+    kind = output.suffix[1:] if output else form
     if kind not in FORMATS:
-        raise UsageError(
-            f"-o {chosen.output}: its name must end in {', '.join('.' + name for name in FORMATS)}."
-        )
-    results = collect(chosen.folder, chosen.group_by)
+        raise UsageError(f"-o {output}: its name must end in {', '.join('.' + name for name in FORMATS)}.")
+    if further and not group_by:
+        raise UsageError(f"{further[0]}: one folder at a time; keys stand behind --group-by.")
+    results = collect(folder, [*(group_by or ()), *(further or ())])
     text = FORMATS[kind](results)
-    if chosen.output:
-        write_whole(chosen.output, text.encode())
+    if output:
+        write_whole(output, text.encode())
         counts = f"{len(results.rows)} rows, {len(results.without)} runs without a result"
-        print(f"{counts}: {printable(chosen.output)}")
+        print(f"{counts}: {printable(output)}")
     else:
         print(text, end="")
     if kind == "csv":
@@ -49,12 +48,6 @@ def tabulate(chosen: argparse.Namespace) -> None:
             print(f"without a result: {printable(path)}: {printable(reason)}", file=sys.stderr)
         for path, trials in results.searches.items():
             print(f"kept apart: {printable(path)}: {trials} trials of a search", file=sys.stderr)
-
-
-def main() -> int:
-    """Tabulate."""
-    chosen = arguments()
-    return exit_status(lambda: tabulate(chosen))
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from fmnist_lit.config import FOLDER
+from fmnist_lit.constraints import folder_name
 from fmnist_lit.errors import UsageError, exit_status
-from fmnist_lit.storage import write_whole
+from fmnist_lit.files import write_whole
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "conf" / "experiment"
 
@@ -37,8 +37,12 @@ def tune(chosen: argparse.Namespace) -> None:
     if chosen.trials < 1:
         raise UsageError("--trials must be 1 or more.")
     name = chosen.space.stem if chosen.study is None else chosen.study
-    if not FOLDER.holds(name):
-        raise UsageError(f"--study {name!r}: it must be {FOLDER.words}. A folder and an experiment get it.")
+    try:
+        folder_name(name)
+    except ValueError as error:
+        raise UsageError(
+            f"--study {name!r}: it must be {error}; a folder and an experiment get it."
+        ) from error
     try:
         import optuna
     except ModuleNotFoundError as error:

@@ -1,19 +1,33 @@
 """Composing and running small configs in process, on drawn images."""
 
+import csv
+import http.server
 import io
+import json
+import multiprocessing
+import os
+import runpy
 import shutil
+import socket
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from copy import deepcopy
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 
-from fmnist_lit import launch  # noqa: F401 (registers the resolvers that conf/ uses)
-from fmnist_lit.config import check, resolved
+from fmnist_lit import app  # noqa: F401 (registers the resolvers that conf/ uses)
+from fmnist_lit.app import ASKED, FULL_ERROR, Command
+from fmnist_lit.check import check
+from fmnist_lit.config import resolved
 from fmnist_lit.run import run
 
 ROOT = Path(__file__).parent.parent
@@ -51,15 +65,69 @@ def call(script: ModuleType, *arguments: object) -> Answer:
         return Answer(status, out.getvalue(), err.getvalue())
 
 
+def answer_in_process(arguments: list[str]) -> tuple[int | str | None, str, str]:
+    """Run train.py's command line in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(ROOT / "train.py"), *arguments])
+        for name in (FULL_ERROR, ASKED):
+            patch.setenv(name, "0")  # and what the command sets is undone
+        for name in ("sweep", "name", "run", "status"):
+            patch.setattr(Command, name, getattr(Command, name))
+        try:
+            runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+            status: int | str | None = None
+        except SystemExit as left:
+            status = left.code
+        finally:
+            GlobalHydra.instance().clear()
+    return status, out.getvalue(), err.getvalue()
+
+
+def outcome(directory: Path) -> tuple[Any, list[dict[str, str]], dict[str, Any]]:
+    """Return what a run gave, but for its times: last weights, history, metrics."""
+    weights = torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    with (directory / "history.csv").open(newline="") as file:
+        rows = [{k: v for k, v in row.items() if "second" not in k} for row in csv.DictReader(file)]
+    metrics = json.loads((directory / "metrics.json").read_bytes())
+    return weights, rows, {k: v for k, v in metrics.items() if "second" not in k and k != "commit"}
+
+
+def run_on_two(config: Config, directory: Path, resumed: bool = False) -> None:
+    """Train in two processes, forked from this one, so that they import nothing; told what torchrun tells."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+
+    def work(rank: str) -> None:
+        told = {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "2",
+            "GROUP_RANK": "0",
+        }
+        os.environ.update(told, MASTER_ADDR="localhost", MASTER_PORT=port, TORCHELASTIC_RUN_ID="test")
+        run(config, directory, {"model": "small"}, "", resumed)
+
+    processes = [multiprocessing.get_context("fork").Process(target=work, args=(rank,)) for rank in "01"]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
+
+
 @pytest.fixture(scope="session")
 def composed() -> Callable[..., Config]:
     """Compose a config from overrides, as the command line would."""
 
-    def compose_config(*overrides: str) -> Config:
+    @cache
+    def compose_once(here: Path, *overrides: str) -> Config:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             return resolved(compose("config", list(overrides)))
 
-    return compose_config
+    return lambda *overrides: deepcopy(compose_once(Path.cwd(), *overrides))
 
 
 @pytest.fixture(scope="session")
@@ -87,3 +155,22 @@ def run_copy(runs: dict[str, Path], tmp_path: Path) -> Path:
     """A copy of a run, moved to another folder."""
     ignored = shutil.ignore_patterns("evaluation", "export", "curves.png")
     return Path(shutil.copytree(runs["mlp4"], tmp_path / "moved" / "run", ignore=ignored))
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A server of a folder: its address and the folder."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    serving = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    thread = threading.Thread(target=serving.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{serving.server_port}/", folder
+    serving.shutdown()
+    serving.server_close()
+    thread.join()

@@ -12,11 +12,10 @@ from torchvision.transforms.v2 import functional
 import scripts.evaluate
 from fmnist_lit.build import build
 from fmnist_lit.data.augment import (
-    Augmentation,
     Change,
+    Changed,
     CutMix,
     GaussianNoise,
-    InTurn,
     MixUp,
     RandomAffine,
     RandomErasing,
@@ -25,17 +24,31 @@ from fmnist_lit.data.augment import (
 )
 from fmnist_lit.data.loader import BatchLoader
 from fmnist_lit.data.synthetic import drawn_garments
+from fmnist_lit.run import build_data
 from tests.conftest import call
 
-EVERYTHING = Augmentation(shift=2, flip=0.5, rotation=10.0, zoom=0.1, noise=0.05, erasing=0.5)
-ONE_EACH = {
-    "shift": Augmentation(shift=2),
-    "flip": Augmentation(flip=0.5),
-    "rotation": Augmentation(rotation=10.0),
-    "zoom": Augmentation(zoom=0.2),
-    "noise": Augmentation(noise=0.1),
-    "erasing": Augmentation(erasing=0.5),
-    "everything": EVERYTHING,
+
+def in_turn(*changes: Change) -> Change:
+    """Make one change of several, as a loader does."""
+
+    def changed(images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator) -> Changed:
+        for change in changes:
+            images, labels = change(images, labels, generator)
+        return images, labels
+
+    return changed
+
+
+ONE_EACH: dict[str, Change] = {
+    "shift": RandomAffine(shift=2),
+    "flip": RandomAffine(flip=0.5),
+    "rotation": RandomAffine(rotation=10.0),
+    "zoom": RandomAffine(zoom=0.2),
+    "noise": GaussianNoise(0.1),
+    "erasing": RandomErasing(0.5),
+    "everything": in_turn(
+        RandomAffine(shift=2, flip=0.5, rotation=10.0, zoom=0.1), GaussianNoise(0.05), RandomErasing(0.5)
+    ),
 }
 CPU = torch.device("cpu")
 
@@ -45,12 +58,18 @@ def garments() -> torch.Tensor:
     return drawn_garments(train=200, test=100, seed=0).test
 
 
+def change(by: Change, images: torch.Tensor, *numbers: int) -> torch.Tensor:
+    """Return changed images, of seed, epoch and batch 0 if none are given."""
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    return by(images, labels, batch_generator(CPU, *(numbers or (0, 0, 0))))[0]
+
+
 @pytest.mark.parametrize("name", ONE_EACH)
 def test_each_image_gets_its_own_change(name: str, garments: torch.Tensor) -> None:
     same = garments[7].expand(40, 28, 28)
-    changed = ONE_EACH[name](same, batch_generator(CPU, 0, 0, 0))
+    changed = change(ONE_EACH[name], same)
     assert changed.shape == (40, 28, 28)
-    assert changed.dtype == torch.float32
+    assert changed.dtype == (torch.uint8 if name == "erasing" else torch.float32)
     assert changed.min() >= 0
     assert changed.max() <= 255.001
     kinds = len(torch.unique(changed.flatten(1), dim=0))
@@ -59,11 +78,12 @@ def test_each_image_gets_its_own_change(name: str, garments: torch.Tensor) -> No
 
 def test_no_two_seeds_share_their_validation_changes(composed: Any) -> None:
     numbers = set()
-    config = composed("data=synthetic", "data.images.train=200", "data.images.test=100")
+    small = ("data=synthetic", "data.images.train=200", "data.images.test=100")
+    config = composed(*small, "data.augment_validation=true")
     for seed in range(50):
-        data = build(config["data"], seed=seed, augmentation=Augmentation(noise=0.1, validation=True))
+        data = build(config["data"], "data", seed=seed, augmentations=[GaussianNoise(0.1)])
         data.setup()
-        for loader in (data.train_batches(), data.val_dataloader()["val"]):
+        for loader in (data.train_dataloader().batches, data.val_dataloader()["val"]):
             generator = batch_generator(CPU, loader.augmentation_seed, 0, 0)
             numbers.add(generator.initial_seed())
     assert len(numbers) == 100
@@ -72,7 +92,7 @@ def test_no_two_seeds_share_their_validation_changes(composed: Any) -> None:
 @pytest.mark.parametrize("name", ONE_EACH)
 def test_changes_depend_on_seed_epoch_and_batch_alone(name: str, garments: torch.Tensor) -> None:
     def changed(*numbers: int) -> torch.Tensor:
-        return ONE_EACH[name](garments, batch_generator(CPU, *numbers))
+        return change(ONE_EACH[name], garments, *numbers)
 
     first = changed(0, 1, 2)
     assert torch.equal(first, changed(0, 1, 2))
@@ -80,9 +100,19 @@ def test_changes_depend_on_seed_epoch_and_batch_alone(name: str, garments: torch
         assert not torch.equal(first, changed(*other))
 
 
-def test_no_change_leaves_every_pixel(garments: torch.Tensor) -> None:
-    assert not Augmentation().changes_images
-    assert torch.equal(Augmentation()(garments, batch_generator(CPU, 0, 0, 0)), garments.float())
+@pytest.mark.parametrize("nothing", [RandomAffine(), GaussianNoise(0.0), RandomErasing(0.0)])
+def test_no_change_leaves_every_pixel(nothing: Change, garments: torch.Tensor) -> None:
+    assert not nothing
+    torch.testing.assert_close(change(nothing, garments).float(), garments.float(), rtol=0, atol=0.01)
+
+
+def test_what_changes_nothing_is_left_out(composed: Any) -> None:
+    assert not build_data(composed("data=synthetic")).augmentations
+    chosen = build_data(composed("data=synthetic", "augment.noise.std=0.1", "augment.affine.zoom=0.1"))
+    assert [type(augmentation).__name__ for augmentation in chosen.augmentations] == [
+        "RandomAffine",
+        "GaussianNoise",
+    ]
 
 
 def test_a_mirror_image_and_a_shift_are_exact(garments: torch.Tensor) -> None:
@@ -121,22 +151,22 @@ def test_turning_and_scaling_equal_torchvisions(
 def test_shifts_are_whole_pixels_up_to_the_limit(garments: torch.Tensor) -> None:
     dot = torch.zeros(500, 28, 28, dtype=torch.uint8)
     dot[:, 14, 14] = 255
-    moved = Augmentation(shift=2)(dot, batch_generator(CPU, 0, 0, 0))
+    moved = change(RandomAffine(shift=2), dot)
     places = {tuple(place) for place in (moved > 254).nonzero()[:, 1:].tolist()}
     assert places == {(14 + down, 14 + right) for down in range(-2, 3) for right in range(-2, 3)}
 
 
 def test_noise_has_its_deviation_and_stays_in_range() -> None:
     grey = torch.full((50, 28, 28), 128, dtype=torch.uint8)
-    noisy = Augmentation(noise=0.1)(grey, batch_generator(CPU, 0, 0, 0))
+    noisy = change(GaussianNoise(0.1), grey)
     assert noisy.std().item() / 255 == pytest.approx(0.1, rel=0.03)
-    black = Augmentation(noise=0.1)(torch.zeros_like(grey), batch_generator(CPU, 0, 0, 0))
+    black = change(GaussianNoise(0.1), torch.zeros_like(grey))
     assert black.min() == 0
 
 
 def test_erasing_blackens_one_rectangle_of_the_stated_size() -> None:
     white = torch.full((2000, 28, 28), 255, dtype=torch.uint8)
-    black = Augmentation(erasing=0.25)(white, batch_generator(CPU, 0, 0, 0)) == 0
+    black = change(RandomErasing(0.25), white) == 0
     touched = black.flatten(1).any(1)
     assert touched.float().mean().item() == pytest.approx(0.25, abs=0.03)
     for mask in black[touched][:50]:
@@ -154,8 +184,8 @@ EACH: dict[str, Change] = {
     "erasing": RandomErasing(0.5),
     "mixup": MixUp(0.2),
     "cutmix": CutMix(1.0),
-    "all": InTurn([RandomAffine(flip=0.5), RandomErasing(0.5), MixUp(0.2), CutMix(1.0), GaussianNoise(0.1)]),
-    "none": InTurn([]),
+    "all": in_turn(RandomAffine(flip=0.5), RandomErasing(0.5), MixUp(0.2), CutMix(1.0), GaussianNoise(0.1)),
+    "none": in_turn(),
 }
 
 
@@ -182,7 +212,7 @@ def test_a_change_takes_and_gives_a_batch(name: str, dtype: torch.dtype, garment
 
 @pytest.mark.parametrize(
     "mixing",
-    [MixUp(1.0), CutMix(1.0), InTurn([MixUp(1.0), MixUp(1.0)])],
+    [MixUp(1.0), CutMix(1.0), in_turn(MixUp(1.0), MixUp(1.0))],
     ids=["mixup", "cutmix", "mixup twice"],
 )
 def test_labels_hold_the_shares_that_the_images_hold(mixing: Change) -> None:
@@ -252,7 +282,7 @@ def test_every_epoch_has_other_changes_and_the_same_images(garments: torch.Tenso
         "unit",
         None,
         lambda: epoch[0],
-        augmentation=Augmentation(flip=0.5),
+        augmentations=[RandomAffine(flip=0.5)],
         augmentation_seed=3,
     )
     plain = torch.cat([images for images, _ in BatchLoader(garments, labels, 32, "unit")])
@@ -268,7 +298,7 @@ def test_every_epoch_has_other_changes_and_the_same_images(garments: torch.Tenso
 
 def test_validation_images_change_while_training_only(trained: Any) -> None:
     """The noise leaves nothing to see; the figures of the end are those of the images as they are."""
-    overrides = ("model=mlp4", "augment.noise=50", "augment.validation=true")
+    overrides = ("model=mlp4", "augment.noise.std=50", "data.augment_validation=true")
     directory, metrics = trained(*overrides, "data.val_fraction=0.5", "trainer.max_epochs=2")
     again, same = trained(*overrides, "data.val_fraction=0.5", "trainer.max_epochs=2")
     assert (directory / "history.csv").read_text().splitlines()[1].split(",")[1:5] == (
@@ -278,7 +308,9 @@ def test_validation_images_change_while_training_only(trained: Any) -> None:
     assert call(scripts.evaluate, directory, "--split", "val", "--folds", 2).returncode == 0
     evaluated = json.loads(Path(directory, "evaluation", "val", "metrics.json").read_text())
     assert evaluated["accuracy"] == metrics["val"]["accuracy"]
-    unchanged, _ = trained("model=mlp4", "augment.noise=50", "data.val_fraction=0.5", "trainer.max_epochs=2")
+    unchanged, _ = trained(
+        "model=mlp4", "augment.noise.std=50", "data.val_fraction=0.5", "trainer.max_epochs=2"
+    )
     rows = [(path / "history.csv").read_text().splitlines()[1] for path in (directory, unchanged)]
     assert rows[0].split(",")[1:3] == rows[1].split(",")[1:3], "the same training"
     assert rows[0].split(",")[3:5] != rows[1].split(",")[3:5], "other validation images"

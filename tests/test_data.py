@@ -4,15 +4,19 @@ import gzip
 import hashlib
 import multiprocessing
 import os
+import shutil
+import subprocess
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from fmnist_lit.data import sources
 from fmnist_lit.data.datamodule import DataModule
-from fmnist_lit.data.images import CLASSES, PIXEL_MEAN, PIXEL_STD, Images
-from fmnist_lit.data.loader import BatchGroups, BatchLoader, epoch_order, normalize
+from fmnist_lit.data.dataset import CLASSES, PIXEL_MEAN, PIXEL_STD, Images
+from fmnist_lit.data.loader import BatchLoader, TrainLoader, epoch_order, normalize
 from fmnist_lit.data.split import stratified_split
 from fmnist_lit.data.synthetic import drawn_garments
 from fmnist_lit.errors import UsageError, UserError
@@ -43,8 +47,8 @@ def module(**changes: object) -> DataModule:
         "val_fraction": 0.2,
         "split_seed": 0,
         "normalization": "unit",
-        "watch_test": False,
-        "limit": None,
+        "log_test_every_epoch": False,
+        "train_subset": None,
         "seed": 0,
     }
     data = DataModule(**settings | changes)  # type: ignore[arg-type]
@@ -54,32 +58,59 @@ def module(**changes: object) -> DataModule:
 
 def test_parts_do_not_overlap_and_no_image_is_lost() -> None:
     data = module()
-    assert {part: len(labels) for part, (_, labels) in data.parts.items()} == {
+    assert {split: len(labels) for split, (_, labels) in data.splits.items()} == {
         "train": 80,
         "val": 20,
         "test": 50,
     }
-    rows = {bytes(image.numpy().tobytes()) for part in ("train", "val") for image in data.parts[part][0]}
+    rows = {bytes(image.numpy().tobytes()) for part in ("train", "val") for image in data.splits[part][0]}
     assert rows == {bytes(image.numpy().tobytes()) for image in data.images.train}
 
 
 def test_no_validation_data_and_watching_the_test_set() -> None:
     assert list(module(val_fraction=0.0).val_dataloader()) == []
-    assert list(module(watch_test=True).val_dataloader()) == ["val", "test"]
-    assert list(module(val_fraction=0.0, watch_test=True).val_dataloader()) == ["test"]
+    assert list(module(log_test_every_epoch=True).val_dataloader()) == ["val", "test"]
+    assert list(module(val_fraction=0.0, log_test_every_epoch=True).val_dataloader()) == ["test"]
     assert list(module().test_dataloader()) == ["train", "val", "test"]
 
 
 def test_limit_keeps_equal_classes() -> None:
-    labels = module(limit=30).parts["train"][1]
+    labels = module(train_subset=30).splits["train"][1]
     assert labels.bincount().tolist() == [3] * 10
     with pytest.raises(UsageError, match="only 80 training images"):
-        module(limit=90)
+        module(train_subset=90)
 
 
 def test_a_split_that_leaves_a_class_empty_is_refused() -> None:
     with pytest.raises(UsageError, match=r"data\.val_fraction=0\.01"):
         module(val_fraction=0.01)
+    with pytest.raises(UsageError, match=r"data\.folds=11 leaves .* 0 validation images"):
+        module(folds=11, fold=10)
+
+
+def test_folds_hold_every_training_image_out_once() -> None:
+    held_out = []
+    for fold in range(4):
+        splits = module(folds=4, fold=fold).splits
+        assert len(splits["train"][1]) + len(splits["val"][1]) == 100
+        assert max(splits["val"][1].bincount()) - min(splits["val"][1].bincount()) <= 1
+        held_out += [image.numpy().tobytes() for image in splits["val"][0]]
+    assert len(held_out) == len(set(held_out)) == 100
+    with pytest.raises(UsageError, match=r"data\.fold=4: of data\.folds=4 there are 0 to 3"):
+        module(folds=4, fold=4)
+
+
+def test_a_subset_has_equal_classes_however_many_there_are() -> None:
+    drawn = drawn_garments(train=100, test=50, seed=0)
+    three = replace(
+        drawn,
+        train_labels=drawn.train_labels % 3,
+        test_labels=drawn.test_labels % 3,
+        classes=("a", "b", "c"),
+    )
+    assert module(images=three, train_subset=30).splits["train"][1].bincount().tolist() == [10, 10, 10]
+    with pytest.raises(UsageError, match="train_subset=40: it must be a multiple of 3, the classes"):
+        module(images=three, train_subset=40)
 
 
 def loader(count: int, batch_size: int, seed: int | None, epoch: int = 0) -> BatchLoader:
@@ -329,6 +360,36 @@ def test_each_source_that_was_tried_is_told(
     assert told[-1] == f"From {mirror}: 1 files."
 
 
+@pytest.mark.skipif(not shutil.which("apt-get"), reason="Debian's package needs Debian's tools")
+def test_debians_package_is_fetched_and_unpacked(
+    files: dict[str, bytes], server: tuple[str, Path], tmp_path: Path, monkeypatch: Any
+) -> None:
+    address, served = server
+    monkeypatch.setenv("PATH", os.defpath)
+    monkeypatch.setattr(sources, "DEBIAN_FOLDER", Path("/usr/share/not-installed"))
+    tree = tmp_path / "package"
+    fill(tree / "usr/share/not-installed", files, compressed=True)
+    (tree / "DEBIAN").mkdir()
+    about = "Package: dataset-fashion-mnist\nVersion: 1\nArchitecture: all\nMaintainer: x <x@x.x>\n"
+    about += "Description: x\n"
+    (tree / "DEBIAN" / "control").write_text(about)
+    package = served / "dataset-fashion-mnist_1_all.deb"
+    build = ["dpkg-deb", "--root-owner-group", "--build", tree, package]
+    subprocess.run(build, check=True, capture_output=True)
+    digest = hashlib.sha256(package.read_bytes()).hexdigest()
+    place = f"Filename: ./{package.name}\nSize: {package.stat().st_size}\nSHA256: {digest}\n"
+    (served / "Packages").write_text(about + place)
+    (tmp_path / "sources.list").write_text(f"deb [trusted=yes] {address} ./\n")
+    (tmp_path / "apt.conf").write_text(
+        f'Dir::Etc::sourcelist "{tmp_path}/sources.list";\nDir::Etc::sourceparts "-";\n'
+    )
+    monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
+    assert len(sources.fashion_mnist(tmp_path / "data").train) == 20
+    (served / package.name).write_bytes(bytes(package.stat().st_size))
+    with pytest.raises(UserError, match="Debian's package dataset-fashion-mnist: "):
+        sources.fashion_mnist(tmp_path / "other")
+
+
 def test_sources_are_tried_in_order() -> None:
     titles = [title for title, _ in sources.sources()]
     assert titles[0] == "/usr/share/datasets/fashion-mnist"
@@ -381,16 +442,17 @@ def test_facts_of_the_real_images() -> None:
     assert len(train) == 48_000
 
 
-@pytest.mark.parametrize(("batch_size", "limit"), [(32, None), (7, None), (32, 3), (100, 1), (2000, None)])
-def test_groups_hand_over_every_batch_in_order(batch_size: int, limit: int | None) -> None:
+@pytest.mark.parametrize("batch_size", [32, 7, 2000])
+def test_groups_hand_over_every_batch_in_order(batch_size: int) -> None:
     images, labels = torch.randint(0, 256, (1000, 28, 28), dtype=torch.uint8), torch.arange(1000)
-    loader = BatchLoader(images, labels, batch_size, "unit", shuffle_seed=3, limit=limit)
-    groups = BatchGroups(loader, size=4)
+    loader = BatchLoader(images, labels, batch_size, "unit", shuffle_seed=3)
+    groups = TrainLoader(loader, steps_per_execution=4)
     handed = [list(group) for group in groups]
     assert len(handed) == len(groups)
     assert {len(group) for group in handed[:-1]} <= {4}
     batches = [batch for group in handed for batch in group]
     assert len(batches) == len(loader)
-    for (pixels, numbers), (expected, expected_numbers) in zip(batches, loader, strict=True):
-        assert torch.equal(pixels, expected)
-        assert torch.equal(numbers, expected_numbers)
+    for given in (batches, TrainLoader(loader)):
+        for (pixels, numbers), (expected, expected_numbers) in zip(given, loader, strict=True):
+            assert torch.equal(pixels, expected)
+            assert torch.equal(numbers, expected_numbers)

@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score
 
 import scripts.evaluate
 from fmnist_lit.data.synthetic import drawn_garments
-from fmnist_lit.report.evaluation import Evaluation, metrics
+from fmnist_lit.readers.evaluate import Evaluation, metrics
 from tests.conftest import ROOT, Answer, call
 
 
@@ -60,7 +60,7 @@ def test_more_folds_than_images_of_a_class_are_refused(run_copy: Path) -> None:
 
 
 def test_a_run_with_a_limit_is_evaluated_on_the_images_it_was_trained_on(trained: Any) -> None:
-    directory, figures = trained("model=mlp4", "data.limit=30")
+    directory, figures = trained("model=mlp4", "data.train_subset=30")
     assert evaluate(directory, "--split", "train", "--folds", 2).returncode == 0
     again = json.loads((directory / "evaluation" / "train" / "metrics.json").read_text())
     assert (again["images"], again["accuracy"]) == (30, figures["train"]["accuracy"])

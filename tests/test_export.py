@@ -13,10 +13,10 @@ import scripts.export
 from fmnist_lit.build import build
 from fmnist_lit.data.synthetic import drawn_garments
 from fmnist_lit.models.speedups import prepare
-from fmnist_lit.report.evaluation import evaluate
-from fmnist_lit.report.onnx_file import INPUT, write_onnx
-from fmnist_lit.report.prediction import Predictor
-from fmnist_lit.report.run_directory import RunDirectory
+from fmnist_lit.readers.evaluate import evaluate
+from fmnist_lit.readers.export import INPUT, write_onnx
+from fmnist_lit.readers.predict import Predictor
+from fmnist_lit.readers.run_directory import RunDirectory
 from tests.conftest import ROOT, SMALL, call
 
 BATCHES = (1, 2, 7, 40)  # 40: more than a network's first layers are given at a time
@@ -42,7 +42,7 @@ def predictor_of(config: dict[str, Any]) -> Predictor:
             self.path, self.config = Path("run"), config
 
         def model(self, checkpoint: str = "best") -> torch.nn.Module:
-            return prepare(build(config["model"])).eval()
+            return prepare(build(config["model"], "model")).eval()
 
     return Predictor(Run()).eval()
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from fmnist_lit import launch
+from fmnist_lit import app
 from fmnist_lit.checkpoints import BEST, LAST, PREVIOUS
 from fmnist_lit.classifier import Classifier
 from fmnist_lit.run import run
@@ -38,7 +38,7 @@ def killed(composed: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was killed in its second epoch, with all files that it may have by then."""
     small = ("data=synthetic", "data.images.train=100", "data.images.test=20", "data.batch_size=16")
     small += ("model=mlp", "model.hidden=[8]", "optim=adam", "schedule=plateau", "trainer=cpu")
-    config = composed(*small, "trainer.max_epochs=3", "threads=1", "callbacks.save_every_s=0")
+    config = composed(*small, "trainer.max_epochs=3", "threads=1", "callbacks.resume.every_s=0")
     directory: Path = tmp_path_factory.mktemp("killed") / "run"
     directory.mkdir()
     step = Classifier.validation_step
@@ -64,7 +64,7 @@ def go_on(directory: Path) -> tuple[int, str]:
     """Resume as the command line does; return the exit status and what it says of a failure."""
     said = io.StringIO()
     with redirect_stderr(said), redirect_stdout(io.StringIO()):
-        status = launch.go_on(directory)
+        status = app.go_on(directory)
     return status, said.getvalue()
 
 
@@ -100,6 +100,19 @@ VALUES = {
     "trainer.precision": ["8", 32, None],
     "trainer.devices": ["two", -1, None],
     "callbacks.monitor": ["val_f1", 1],
+    "callbacks.best.monitor": ["val_f1", 1],
+    "callbacks.added": [
+        {"_target_": "os.system", "command": "touch EXECUTED"},
+        {"_target_": "tests.elsewhere.Callback"},
+        {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "dirpath": "/tmp/outside"},
+        {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "dirpath": "outside"},
+        {"_target_": "lightning.pytorch.callbacks.OnExceptionCheckpoint", "dirpath": "../outside"},
+    ],
+    "logger.added": [
+        {"_target_": "lightning.pytorch.loggers.CSVLogger", "name": "../outside"},
+        {"_target_": "lightning.pytorch.loggers.MLFlowLogger", "tracking_uri": "http://outside.invalid"},
+    ],
+    "metrics.added": [{"_target_": "builtins.eval"}, "accuracy"],
     "debug": [GONE, None, 5],
     "seed": [GONE, "x", -1, 2**40],
     "surprise": [1, {"_target_": "os.system"}],
@@ -152,13 +165,11 @@ STATES: dict[str, Callable[[dict[str, Any]], Any]] = {
     ),
     "texts for weights": lambda c: c["state_dict"].update(dict.fromkeys(c["state_dict"], "x")),
     "a list": lambda c: c.update(callbacks=[]),
-    "no best epoch": lambda c: [
-        c["callbacks"].pop(k) for k in list(c["callbacks"]) if "ModelCheckpoint" in k
-    ],
+    "no best epoch": lambda c: [c["callbacks"].pop(k) for k in list(c["callbacks"]) if "BestCheckpoint" in k],
     "no resume point": lambda c: [c["callbacks"].pop(k) for k in list(c["callbacks"]) if "Resume" in k],
     "no history": lambda c: [c["callbacks"].pop(k) for k in list(c["callbacks"]) if "History" in k],
     "rows of text": lambda c: c["callbacks"]["History"].update(rows="x"),
-    "random state of text": lambda c: c["callbacks"]["ResumePoints"].update(random=["x"]),
+    "random state of text": lambda c: c["callbacks"]["ResumeCheckpoint"].update(random=["x"]),
     "a number for the best": lambda c: c.update(best=5),
 }
 
@@ -191,6 +202,7 @@ def test_paths_in_a_checkpoint_are_not_believed(copy: Path, tmp_path: Path) -> N
 
 LINKS = (
     *("history.csv", "train.log", "failure.json", "metrics.json", "checkpoints", f"checkpoints/{LAST}"),
+    ".lock",
     *(
         f"checkpoints/{PREVIOUS}",
         f"checkpoints/{BEST}",

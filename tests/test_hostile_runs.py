@@ -27,12 +27,12 @@ import scripts.predict
 import scripts.record
 import scripts.report
 import scripts.results
+from fmnist_lit.app import go_on
 from fmnist_lit.config import read_config
 from fmnist_lit.data.synthetic import drawn_garments
 from fmnist_lit.errors import UserError
-from fmnist_lit.launch import go_on
-from fmnist_lit.report.curves import add_legends
-from fmnist_lit.report.summary import sweep_summary
+from fmnist_lit.plots import add_legends
+from fmnist_lit.readers.sweep_table import sweep_summary
 from tests.conftest import Answer, call
 from tests.test_damaged_runs import IDX
 
@@ -273,7 +273,7 @@ def snapshot(root: Path) -> dict[Path, bytes | None]:
     }
 
 
-def small_figure(histories: Any) -> Figure:
+def small_plot(histories: Any) -> Figure:
     """Draw the runs' names alone."""
     figure = Figure(figsize=(1, 1))
     add_legends(figure, figure.subplots(), histories)
@@ -291,10 +291,10 @@ def attacked(run_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for name in ("config.yaml", "metrics.json"):
         shutil.copy(run_copy / name, run_copy.parent / "other")
     monkeypatch.setenv("SECRET", SECRET)
-    for module in ("fmnist_lit.report.evaluation_files", "scripts.report"):
-        monkeypatch.setattr(f"{module}.figures", lambda evaluation: {})
-    for module in ("fmnist_lit.report.page", "scripts.curves"):
-        monkeypatch.setattr(f"{module}.curves_figure", small_figure)
+    for module in ("fmnist_lit.readers.evaluate", "fmnist_lit.readers.page"):
+        monkeypatch.setattr(f"{module}.plots", lambda evaluation: {})
+    for module in ("fmnist_lit.readers.page", "scripts.curves"):
+        monkeypatch.setattr(f"{module}.curves_plot", small_plot)
     monkeypatch.setattr("fmnist_lit.data.synthetic.drawn_garments", cache(drawn_garments))
     monkeypatch.setattr("scripts.export.write_onnx", lambda predictor, path: path.write_bytes(b"onnx"))
     monkeypatch.setattr("scripts.export.largest_difference", lambda *arguments: 0.0)
@@ -574,5 +574,5 @@ def test_the_names_of_overrides_write_no_lines_into_configs(attacked: Attacked, 
     (tmp_path / "results" / "published.yaml").write_text("{}")
     answer = call(scripts.record, attacked.run, "--root", tmp_path)
     assert answer.returncode == 1
-    assert "overrides must be" in answer.stderr
+    assert "text of one line" in answer.stderr
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["published.yaml"]

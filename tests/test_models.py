@@ -1,22 +1,21 @@
 """The networks, their patching modes and their initialization."""
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import nn
 
 from fmnist_lit.build import build
-from fmnist_lit.config import SCHEMES as KNOWN_SCHEMES
 from fmnist_lit.models.block_cnn import BlockCNN
-from fmnist_lit.models.cnn import CNNB, DOUBLE_SOFTMAX_FLOOR
+from fmnist_lit.models.cnn import CNNB, loss_floor
 from fmnist_lit.models.compute import training_flop
-from fmnist_lit.models.initialization import SCHEMES, initialize
+from fmnist_lit.models.initialization import SCHEMES, Scheme, initialize
 from fmnist_lit.models.layer_table import layer_table, parameter_count
 from fmnist_lit.models.lenet import LeNet
 from fmnist_lit.models.mlp import MLP
-from fmnist_lit.models.patching import Concat, Embed, Shared, cut, join
+from fmnist_lit.models.patching import ConcatPatches, PatchEmbedding, SharedMLP, patchify, unpatchify
 from fmnist_lit.models.speedups import prepare
 from tests.conftest import ROOT
 
@@ -157,7 +156,7 @@ MODELS = sorted(path.stem for path in (ROOT / "conf" / "model").glob("[!_]*.yaml
 
 @pytest.mark.parametrize("name", TABLES)
 def test_layers_are_those_of_the_report(name: str, composed: Any) -> None:
-    model = build(composed(f"model={name}")["model"])
+    model = build(composed(f"model={name}")["model"], "model")
     assert [tuple(row) for row in layer_table(model)] == TABLES[name]
     assert parameter_count(model) == PARAMETERS[name]
 
@@ -165,7 +164,7 @@ def test_layers_are_those_of_the_report(name: str, composed: Any) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_maps_images_to_ten_numbers_and_trains_whole(name: str, composed: Any) -> None:
     torch.manual_seed(0)
-    model = build(composed(f"model={name}")["model"])
+    model = build(composed(f"model={name}")["model"], "model")
     images, labels = torch.rand(4, 1, 28, 28), torch.arange(4)
     output = model(images)
     assert output.shape == (4, 10)
@@ -185,7 +184,7 @@ def test_softmax_head_gives_probabilities_and_a_floor(kind: type[CNNB | LeNet]) 
     torch.manual_seed(0)
     model, images = kind(head="softmax"), torch.rand(4, 1, 28, 28)
     torch.testing.assert_close(model(images).sum(1), torch.ones(4))
-    assert round(DOUBLE_SOFTMAX_FLOOR, 4) == 1.4612
+    assert round(loss_floor("softmax", 10), 4) == 1.4612
     perfect = nn.functional.cross_entropy(torch.eye(10), torch.arange(10))
     assert perfect.item() == pytest.approx(model.loss_floor)
 
@@ -206,8 +205,8 @@ def test_blocks_of_any_depth_round_up(depth: int, side: int) -> None:
 def test_a_prepared_model_gives_the_same_values_and_gradients(name: str, composed: Any) -> None:
     config = composed(f"model={name}", *(["model.activation=leaky_relu"] if name == "block_cnn" else []))
     torch.manual_seed(0)
-    plain = build(config["model"]).to(memory_format=torch.channels_last)
-    fast = prepare(build(config["model"]))
+    plain = build(config["model"], "model").to(memory_format=torch.channels_last)
+    fast = prepare(build(config["model"], "model"))
     assert fast.state_dict().keys() == plain.state_dict().keys()
     fast.load_state_dict(plain.state_dict())
     images, labels = torch.randn(8, 1, 28, 28), torch.arange(8)
@@ -240,7 +239,9 @@ def test_computation_is_counted_by_hand() -> None:
 
 def test_dropout_and_slope_reach_the_layers(composed: Any) -> None:
     for name in ("mlp_custom", "cnn_c"):
-        model = build(composed(f"model={name}", "model.dropout=0.4", "model.negative_slope=0.3")["model"])
+        model = build(
+            composed(f"model={name}", "model.dropout=0.4", "model.negative_slope=0.3")["model"], "model"
+        )
         assert {layer.p for layer in model.modules() if isinstance(layer, nn.Dropout)} == {0.4}
         slopes = {layer.negative_slope for layer in model.modules() if isinstance(layer, nn.LeakyReLU)}
         assert slopes == {0.3}
@@ -249,17 +250,17 @@ def test_dropout_and_slope_reach_the_layers(composed: Any) -> None:
 @pytest.mark.parametrize("size", [2, 4, 7, 14])
 def test_cutting_can_be_undone(size: int) -> None:
     images = torch.rand(3, 1, 28, 28)
-    patches = cut(images, size)
+    patches = patchify(images, size)
     assert patches.shape == (3, (28 // size) ** 2, size * size)
     corner = images[1, 0, :size, size : 2 * size]  # the second patch lies to the right of the first
     torch.testing.assert_close(patches[1, 1], corner.flatten(), rtol=0, atol=0)
-    torch.testing.assert_close(join(patches), images, rtol=0, atol=0)
+    torch.testing.assert_close(unpatchify(patches), images, rtol=0, atol=0)
 
 
 def test_concatenated_patches_are_a_permutation_an_mlp_cannot_notice() -> None:
     images = torch.rand(5, 1, 28, 28)
-    plain, patched = MLP([20], dropout=0), MLP([20], dropout=0, patch=Concat(7))
-    order = cut(torch.arange(784.0).reshape(1, 1, 28, 28), 7).flatten().long()
+    plain, patched = MLP([20], dropout=0), MLP([20], dropout=0, patch=ConcatPatches(7))
+    order = patchify(torch.arange(784.0).reshape(1, 1, 28, 28), 7).flatten().long()
     weights = plain.state_dict()
     weights["hidden.0.weight"] = weights["hidden.0.weight"][:, order]
     patched.load_state_dict(weights)
@@ -268,18 +269,18 @@ def test_concatenated_patches_are_a_permutation_an_mlp_cannot_notice() -> None:
 
 def test_shared_layers_see_a_patch_at_a_time_and_are_averaged() -> None:
     images = torch.rand(5, 1, 28, 28)
-    model = MLP([20, 12], dropout=0, patch=Shared(4))
-    features = [model.hidden(patch) for patch in cut(images, 4).unbind(1)]
+    model = MLP([20, 12], dropout=0, patch=SharedMLP(4))
+    features = [model.hidden(patch) for patch in patchify(images, 4).unbind(1)]
     torch.testing.assert_close(model(images), model.output(torch.stack(features).mean(0)))
     assert model.hidden[0].in_features == 16
-    moved = join(cut(images, 4).flip(1))  # position is lost
+    moved = unpatchify(patchify(images, 4).flip(1))  # position is lost
     torch.testing.assert_close(model(moved), model(images))
 
 
 def test_embedding_is_shared_and_keeps_the_position() -> None:
     images = torch.rand(5, 1, 28, 28)
-    patch = Embed(14, dim=6)
-    expected = torch.cat([patch.embedding(piece) for piece in cut(images, 14).unbind(1)], dim=1)
+    patch = PatchEmbedding(14, dim=6)
+    expected = torch.cat([patch.embedding(piece) for piece in patchify(images, 14).unbind(1)], dim=1)
     torch.testing.assert_close(patch(images), expected)
     assert MLP([20], patch=patch).hidden[0].in_features == 24
 
@@ -322,4 +323,4 @@ def test_initialization_by_layer_type() -> None:
 
 
 def test_config_knows_the_schemes() -> None:
-    assert set(KNOWN_SCHEMES) == {"default", *SCHEMES}
+    assert set(get_args(Scheme)) == {"default", *SCHEMES}

@@ -16,14 +16,13 @@ import scripts.evaluate
 import scripts.export
 import scripts.report
 from fmnist_lit import run as run_module
+from fmnist_lit.config import decisive
 from fmnist_lit.data import sources
 from fmnist_lit.data.synthetic import drawn_garments
 from fmnist_lit.interrupt import Interrupted
-from fmnist_lit.report.run_directory import RunDirectory
-from fmnist_lit.sweeps import decisive
-from tests.conftest import call
+from fmnist_lit.readers.run_directory import RunDirectory
+from tests.conftest import answer_in_process, call
 from tests.test_data import FAULTS, contents, fill, idx, small_files, spoil
-from tests.test_wrong_overrides import answer_in_process
 
 SMALL = ("model=mlp", "model.hidden=[10]", "trainer=cpu", "trainer.max_epochs=1", "threads=1", "logger=none")
 READERS = {"evaluate": scripts.evaluate, "export": scripts.export, "report": scripts.report}
@@ -72,7 +71,7 @@ def test_a_run_and_its_data_lie_where_the_command_line_says(
     assert status == 0, message
     assert {path.name for path in home.iterdir()} == {"mine", "data", run.partition("/")[0]}
     assert (home / "data" / sources.LAYOUT).is_dir()
-    expected = {".hydra", "checkpoints", "config.yaml", "history.csv", "metrics.json", "train.log"}
+    expected = {".lock", ".hydra", "checkpoints", "config.yaml", "history.csv", "metrics.json", "train.log"}
     assert {path.name for path in (home / run).iterdir()} == expected
     config = yaml.safe_load((home / run / "config.yaml").read_text())
     kept = [config["data"]["images"]["folder"], config["data"]["images"]["source"], config["output_dir"]]
@@ -82,7 +81,7 @@ def test_a_run_and_its_data_lie_where_the_command_line_says(
     (home / "elsewhere").mkdir()
     monkeypatch.chdir(home / "elsewhere")
     shutil.rmtree(home / "mine")
-    assert RunDirectory(Path("..", run)).images("test")[0].shape == (50, 28, 28)
+    assert RunDirectory(Path("..", run)).data_module().splits["test"][0].shape == (50, 28, 28)
     (home / run / "metrics.json").unlink()  # as if it had been stopped
     status, _, message = answer_in_process([f"resume={Path('..', run)}"])
     assert status == 0, message
@@ -157,7 +156,7 @@ def test_a_reader_whose_images_are_gone_says_so_and_takes_others(
         assert "--data" in answer.stderr
     assert contents(moved) == before
     assert not (home / "data").exists()
-    monkeypatch.setattr(scripts.report, "figures", lambda _: {})  # drawing takes seconds
+    monkeypatch.setattr("fmnist_lit.readers.page.plots", lambda _: {})  # drawing takes seconds
     monkeypatch.setattr(scripts.evaluate, "write_evaluation", lambda *_: None)
     answer = call(READERS[reader], moved, "--data", "~/mine")
     assert answer.returncode == 0, answer.stderr
@@ -165,7 +164,7 @@ def test_a_reader_whose_images_are_gone_says_so_and_takes_others(
 
 def test_images_are_read_from_either_layout(finished: Path, home: Path) -> None:
     for folder in (home / "data", home / "data" / sources.LAYOUT, home / "mine"):
-        assert len(RunDirectory(finished, folder).images("val")[0]) == 20
+        assert len(RunDirectory(finished, folder).data_module().splits["val"][0]) == 20
 
 
 def test_a_reader_notices_images_that_were_damaged(finished: Path, home: Path) -> None:
@@ -204,7 +203,7 @@ def test_runs_of_earlier_versions_are_read_from_where_they_were_started(
     (finished / "config.yaml").write_text(yaml.safe_dump(config))
     monkeypatch.setattr(sources, "CHECKOUT", home if place == "checkout" else tmp_path)
     monkeypatch.chdir(home if place == "working folder" else tmp_path)
-    assert len(RunDirectory(finished).images("test")[0]) == 50
+    assert len(RunDirectory(finished).data_module().splits["test"][0]) == 50
     (finished / "metrics.json").unlink()
     assert answer_in_process([f"resume={finished}"])[0] == 0
     (home / "data").rename(home / "other")

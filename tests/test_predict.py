@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 import scripts.predict
-from fmnist_lit.data.images import CLASSES
+from fmnist_lit.data.dataset import CLASSES
 from fmnist_lit.data.synthetic import drawn_garments
-from fmnist_lit.report.evaluation import evaluate
-from fmnist_lit.report.pictures import read_pictures
-from fmnist_lit.report.run_directory import RunDirectory
+from fmnist_lit.readers.evaluate import evaluate
+from fmnist_lit.readers.image_io import read_pictures
+from fmnist_lit.readers.run_directory import RunDirectory
 from tests.conftest import Answer, call
 
 
@@ -211,8 +211,8 @@ def test_what_is_no_picture_gets_one_message(name: str, runs: dict[str, Path], t
 def test_the_benchmark_gives_latency_and_throughput(
     runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fmnist_lit.report.prediction.CALLS", 20)
-    monkeypatch.setattr("fmnist_lit.report.prediction.BATCHES", 4)
+    monkeypatch.setattr("fmnist_lit.readers.predict.CALLS", 20)
+    monkeypatch.setattr("fmnist_lit.readers.predict.BATCHES", 4)
     speed = json.loads(predict(runs["mlp4"], "--bench", "--json").stdout)
     assert 0 < speed["latency_median_ms"] <= speed["latency_p99_ms"]
     assert speed["images_per_second"] > 0

@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 import scripts.curves
 import scripts.report
 import scripts.results
-from fmnist_lit.report.results import spread
-from fmnist_lit.report.run_directory import RunDirectory
+from fmnist_lit.readers.tables import spread
+from fmnist_lit.run_files import read_history
 from tests.conftest import call
 
 Figures = dict[tuple[str, int], float]
@@ -123,7 +123,7 @@ def edited(path: Path, accuracy: float | None = None, **values: Any) -> None:
 
 MIXTURES: dict[str, tuple[list[dict[str, Any]], str]] = {
     "epochs": ([{"trainer__max_epochs": n} for n in (1, 5, 50)], "trainer.max_epochs=1..50"),
-    "a limit": ([{"data__limit": n} for n in (None, 100, None)], "data.limit=100,None"),
+    "a limit": ([{"data__train_subset": n} for n in (None, 100, None)], "data.train_subset=100,None"),
     "dropout": ([{"model__dropout": n} for n in (0.0, 0.5, 0.2)], "model.dropout=0.0..0.5"),
     "split": ([{"data__split_seed": n} for n in (0, 1, 2)], "data.split_seed=0..2"),
 }
@@ -219,7 +219,7 @@ def test_a_run_of_before_a_key_was_added_has_its_old_value(
     path, _ = folder
     copy_runs(path, tmp_path, "0.01-0", "0.01-1")
     config = OmegaConf.load(tmp_path / "0.01-0" / "config.yaml")
-    for key in ("label_smoothing", "weight_averaging", "augment"):
+    for key in ("label_smoothing", "ema_decay", "freeze"):
         config.pop(key)
     OmegaConf.save(config, tmp_path / "0.01-0" / "config.yaml")
     (row,) = json.loads(call(scripts.results, tmp_path, "--format", "json").stdout)["finished"]
@@ -263,9 +263,9 @@ def test_curves_of_one_run_and_of_several(
 
 
 def test_history_is_read_as_it_was_written(run_copy: Path) -> None:
-    rows = RunDirectory(run_copy).history()
-    assert [row["epoch"] for row in rows] == [1, 2, 3]
-    assert {"train_loss", "val_accuracy", "learning_rate"} <= rows[0].keys()
+    history = read_history(run_copy)
+    assert history["epoch"].tolist() == [1, 2, 3]
+    assert {"train_loss", "val_accuracy", "learning_rate"} <= set(history)
 
 
 def test_the_page_stands_by_itself(folder: tuple[Path, Figures], tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Runs that are stopped anywhere and go on: the same bits as without the stop."""
 
 import csv
-import fcntl
 import io
 import json
 import logging
@@ -11,18 +10,20 @@ import random
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from omegaconf import OmegaConf
 
 import fmnist_lit.run as run_module
-from fmnist_lit import checkpoints
-from fmnist_lit.checkpoints import BEST, LAST, PREVIOUS, StopWhenDiverged, is_whole
+from fmnist_lit import checkpoints, trainer
+from fmnist_lit.callbacks import StopWhenDiverged
+from fmnist_lit.checkpoints import BEST, LAST, PREVIOUS, is_valid
 from fmnist_lit.classifier import Classifier
-from fmnist_lit.data import datamodule
 from fmnist_lit.errors import Diverged, Occupied, UsageError, UserError
 from fmnist_lit.interrupt import Interrupted
 from fmnist_lit.resume import named_run, resume
@@ -30,16 +31,16 @@ from fmnist_lit.run import run
 
 RECIPES = {
     "everything that is random": (
-        *("model=cnn_c", "augment=shift_flip", "augment.erasing=0.5", "augment.noise=0.1"),
-        *("schedule=onecycle", "weight_averaging=0.9", "optim=adam", "label_smoothing=0.1"),
+        *("model=cnn_c", "augment=shift_flip", "augment.erasing.probability=0.5", "augment.noise.std=0.1"),
+        *("schedule=onecycle", "ema_decay=0.9", "optim=adam", "label_smoothing=0.1"),
     ),
     "everything that looks back": (
         *("model=mlp4", "optim.lr=0.2", "schedule=plateau", "schedule.patience=0", "trainer.max_epochs=30"),
-        *("callbacks=early_stopping", "callbacks.patience=2", "schedule.cooldown=0"),
+        *("callbacks=early_stopping", "callbacks.early_stopping.patience=2", "schedule.cooldown=0"),
     ),
 }
 PRECISE = (
-    *("schedule=cosine", "weight_averaging=0.9", "augment=shift_flip", "model.hidden=[16]"),
+    *("schedule=cosine", "ema_decay=0.9", "augment=shift_flip", "model.hidden=[16]"),
     *("model=mlp", "trainer.max_epochs=2"),
 )
 GROUPS = 5  # of each epoch: 160 images, batches of 16, two in a group
@@ -61,20 +62,20 @@ def same_logging() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datamodule, "GROUP_IMAGES", 32)
+    monkeypatch.setattr(trainer, "GROUP_IMAGES", 32)
 
 
 def at_group(monkeypatch: pytest.MonkeyPatch, group: int, event: Callable[[], None]) -> None:
     """Let something happen in the middle of a group, counted from the start of the run."""
-    backward_pass, count = Classifier.backward_pass, [0]
+    manual_step, count = Classifier.manual_step, [0]
 
-    def counted(self: Classifier, batch: Any) -> Any:
+    def counted(self: Classifier, *arguments: Any) -> Any:
         count[0] += 1
         if count[0] == 2 * group + 2:
             event()
-        return backward_pass(self, batch)
+        return manual_step(self, *arguments)
 
-    monkeypatch.setattr(Classifier, "backward_pass", counted)
+    monkeypatch.setattr(Classifier, "manual_step", counted)
 
 
 def die() -> None:
@@ -117,7 +118,7 @@ def recipe(composed: Any) -> Callable[..., dict[str, Any]]:
     def config(name: str, *further: str) -> dict[str, Any]:
         small = ("data=synthetic", "data.images.train=200", "data.images.test=50", "data.batch_size=16")
         small += ("trainer=cpu", "trainer.max_epochs=3", "threads=1", "logger=none")
-        made: dict[str, Any] = composed(*small, "callbacks.save_every_s=0", *RECIPES[name], *further)
+        made: dict[str, Any] = composed(*small, "callbacks.resume.every_s=0", *RECIPES[name], *further)
         return made
 
     return config
@@ -128,7 +129,7 @@ def whole(recipe: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
     """Both recipes without a stop."""
     made = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datamodule, "GROUP_IMAGES", 32)
+        patch.setattr(trainer, "GROUP_IMAGES", 32)
         for name in RECIPES:
             made[name] = tmp_path_factory.mktemp("whole")
             run(recipe(name), made[name], {}, "")
@@ -176,7 +177,7 @@ def test_without_checkpoints_within_epochs_it_goes_on_from_the_last_epoch(
     recipe: Any, whole: dict[str, Path], tmp_path: Path
 ) -> None:
     name = "everything that is random"
-    config = recipe(name, "callbacks.save_every_s=1000")
+    config = recipe(name, "callbacks.resume.every_s=1000")
     stop_and_go_on(config, tmp_path, [2 * GROUPS - 1, GROUPS - 1])
     assert_same(tmp_path, whole[name])
 
@@ -190,7 +191,7 @@ def test_any_damaged_byte_is_noticed(runs: dict[str, Path], tmp_path: Path) -> N
         damaged = bytearray(content)
         damaged[place] ^= 0xFF
         (tmp_path / LAST).write_bytes(damaged)
-        if not is_whole(tmp_path / LAST):
+        if not is_valid(tmp_path / LAST):
             refused += 1
             continue
         weights = torch.load(tmp_path / LAST, weights_only=True)["state_dict"]
@@ -210,8 +211,8 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(
     last.write_bytes({"cut": content[:1000], "changed": content, "gone": b""}[damage])
     if damage == "gone":
         last.unlink()
-    assert not is_whole(last)
-    assert is_whole(last.with_name(PREVIOUS))
+    assert not is_valid(last)
+    assert is_valid(last.with_name(PREVIOUS))
     caplog.set_level("INFO", logger="fmnist_lit")
     run(recipe(name), tmp_path, {}, "", resumed=True)
     assert_same(tmp_path, whole[name])
@@ -225,7 +226,7 @@ def test_a_signal_finishes_the_step_and_saves(
 ) -> None:
     name = "everything that is random"
     handler = signal.getsignal(number)
-    config = recipe(name, "callbacks.save_every_s=1000")
+    config = recipe(name, "callbacks.resume.every_s=1000")
     with pytest.MonkeyPatch.context() as patch:
         at_group(patch, GROUPS + 2, lambda: os.kill(os.getpid(), number))
         with pytest.raises(Interrupted) as stopped:
@@ -244,7 +245,7 @@ def test_a_signal_in_validation_waits_for_the_end_of_the_epoch(
 ) -> None:
     """Lightning would leave on SIGTERM between two validation batches, without a word and with status 0."""
     name = "everything that is random"
-    config = recipe(name, "callbacks.save_every_s=1000", "data.eval_batch_size=8")
+    config = recipe(name, "callbacks.resume.every_s=1000", "data.eval_batch_size=8")
     step, count = Classifier.validation_step, [0]
 
     def counted(self: Classifier, *arguments: Any) -> None:
@@ -291,8 +292,10 @@ def stopped(recipe: Any, whole: dict[str, Path], tmp_path: Path) -> Path:
 PLACES = ["relative", "through a link", "below a link", "moved", "copied", "not normalized"]
 
 
-@pytest.mark.parametrize("began", ["absolute", "relative", "through a link"])
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    ("began", "place"),
+    [*product(["absolute"], PLACES), *product(["relative", "through a link"], ["moved", "through a link"])],
+)
 def test_a_run_goes_on_by_whatever_name_and_wherever(
     place: str,
     began: str,
@@ -334,10 +337,40 @@ def test_a_run_goes_on_by_whatever_name_and_wherever(
         assert (tmp_path / "real" / "run" / "checkpoints" / BEST).read_bytes() == best
 
 
+@pytest.mark.parametrize("place", ["here", "moved"])
+def test_a_checkpoint_callback_of_lightnings_goes_on_with_its_files(
+    place: str, recipe: Any, tmp_path: Path
+) -> None:
+    """It keeps the two best epochs, and removes what was among them before, wherever the run is by then."""
+    mine = {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "monitor": "val_loss", "save_top_k": 2}
+    config = recipe("everything that is random", "trainer.max_epochs=4")
+    config["callbacks"]["mine"] = mine
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    for directory in (whole, stopped):
+        directory.mkdir()
+    run(config, whole, {}, "")
+    kill(config, stopped, 3 * len_epoch(whole) - 1)
+    if place == "moved":
+        stopped = stopped.rename(tmp_path / "moved")
+    run(config, stopped, {}, "", resumed=True)
+    files = {path.relative_to(whole): path for path in whole.rglob("*.ckpt")}
+    assert len(files) == 4, "last, best and two of the callback's"
+    assert {path.relative_to(stopped) for path in stopped.rglob("*.ckpt")} == set(files)
+    for name, path in files.items():
+        weights, others = (torch.load(p, weights_only=True)["state_dict"] for p in (path, stopped / name))
+        assert all(torch.equal(weights[key], others[key]) for key in weights)
+
+
+def len_epoch(directory: Path) -> int:
+    """Return the groups of an epoch."""
+    last = torch.load(directory / "checkpoints" / LAST, weights_only=True)
+    return int(last["global_step"]) // 2 // 4
+
+
 def test_what_lightning_would_not_reload_ends_a_resume(
     recipe: Any, stopped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoints, "best_states", lambda checkpoint: [])  # its paths stay as they were
+    monkeypatch.setattr(checkpoints, "best_states", lambda checkpoint: {})  # its paths stay as they were
     moved = stopped.rename(stopped.with_name("moved"))
     with pytest.raises(UserWarning, match="won't be reloaded"):
         run(recipe("everything that looks back"), moved, {}, "", resumed=True)
@@ -419,7 +452,7 @@ def test_a_better_epoch_of_which_the_last_checkpoint_knows_nothing_is_found_agai
 ) -> None:
     """The process ends between the two files of an epoch."""
     name = "everything that is random"
-    save, count = checkpoints.WholeCheckpoints.save_checkpoint, [0]
+    save, count = checkpoints.AtomicCheckpointIO.save_checkpoint, [0]
 
     def save_or_die(self: Any, checkpoint: Any, path: Any, **options: Any) -> None:
         count[0] += Path(path).name == BEST
@@ -428,7 +461,7 @@ def test_a_better_epoch_of_which_the_last_checkpoint_knows_nothing_is_found_agai
         save(self, checkpoint, path, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints.WholeCheckpoints, "save_checkpoint", save_or_die)
+        patch.setattr(checkpoints.AtomicCheckpointIO, "save_checkpoint", save_or_die)
         with pytest.raises(Killed):
             run(recipe(name), tmp_path, {}, "")
     assert count[0] == 2
@@ -496,7 +529,7 @@ def test_a_resume_with_another_config_says_what_differs(recipe: Any, stopped: Pa
     config = recipe("everything that looks back", "optim.lr=0.1", "data.images.seed=7")
     with pytest.raises(UserError, match=r"another config: .*optim\.lr was 0\.2, is 0\.1"):
         run(config, stopped, {}, "", resumed=True)
-    config = recipe("everything that looks back", "callbacks.save_every_s=10", "data.eval_batch_size=64")
+    config = recipe("everything that looks back", "callbacks.resume.every_s=10", "data.eval_batch_size=64")
     run(config, stopped, {}, "", resumed=True)
 
 
@@ -539,15 +572,14 @@ def test_weights_that_are_no_numbers_are_not_kept(recipe: Any, tmp_path: Path) -
 
 def test_a_run_that_goes_on_elsewhere_is_left_alone(recipe: Any, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("")
-    with (tmp_path / "config.yaml").open() as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(UsageError, match="in another process"):
-            run(recipe("everything that is random"), tmp_path, {}, "", resumed=True)
+    with FileLock(tmp_path / ".lock"), pytest.raises(UsageError, match="in another process"):
+        run(recipe("everything that is random"), tmp_path, {}, "", resumed=True)
 
 
 def test_the_command_line_names_one_run_and_nothing_else() -> None:
     assert named_run(["model=cnn_c"]) is None
-    assert named_run(["resume=a/b"]) == Path("a/b")
+    assert named_run(["resume=a/b"]) == (Path("a/b"), ())
+    assert named_run(["trust=[mine, yours]", "resume=a/b"]) == (Path("a/b"), ("mine", "yours"))
     with pytest.raises(UsageError, match=r"Leave out: optim\.lr=1"):
         named_run(["resume=a/b", "optim.lr=1"])
 

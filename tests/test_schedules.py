@@ -8,7 +8,7 @@ from torch.optim import lr_scheduler
 
 from fmnist_lit import schedules
 from fmnist_lit.errors import UsageError
-from fmnist_lit.schedules import as_lightning, make_schedule, mode_of
+from fmnist_lit.schedules import Schedule, as_lightning, build_schedule, mode_of
 
 
 @pytest.fixture
@@ -16,6 +16,12 @@ def sgd() -> torch.optim.Optimizer:
     return torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1, momentum=0.9)
 
 
+def made(target: str, optimizer: torch.optim.Optimizer, steps: int, **settings: Any) -> Schedule:
+    """Make a schedule as a run does, of a node of its config."""
+    return build_schedule({"_target_": target, **settings}, optimizer, steps)
+
+
+PYTORCH, OURS = "torch.optim.lr_scheduler", "fmnist_lit.schedules"
 # Class, keywords, interval, and the rates of the first five steps or epochs.
 PYTORCHS: dict[str, tuple[dict[str, Any], str, list[float]]] = {
     "StepLR": ({"step_size": 2, "gamma": 0.5}, "epoch", [0.1, 0.1, 0.05, 0.05, 0.025]),
@@ -38,7 +44,7 @@ PYTORCHS: dict[str, tuple[dict[str, Any], str, list[float]]] = {
 @pytest.mark.parametrize("name", PYTORCHS)
 def test_pytorchs_classes_need_their_keywords_alone(name: str, sgd: torch.optim.Optimizer) -> None:
     settings, interval, expected = PYTORCHS[name]
-    schedule = make_schedule(getattr(lr_scheduler, name), sgd, 5, **settings)
+    schedule = made(f"{PYTORCH}.{name}", sgd, 5, **settings)
     assert schedule is not None
     assert schedule.keys() == {"scheduler", "interval"}
     assert schedule["interval"] == interval
@@ -54,13 +60,13 @@ def test_pytorchs_classes_need_their_keywords_alone(name: str, sgd: torch.optim.
 def test_who_says_how_long_a_cycle_is_gets_it(sgd: torch.optim.Optimizer) -> None:
     own = ({"total_steps": 7}, {"epochs": 7, "steps_per_epoch": 1})
     for settings in own:
-        schedule = make_schedule(lr_scheduler.OneCycleLR, sgd, 100, max_lr=1, **settings)
+        schedule = made(f"{PYTORCH}.OneCycleLR", sgd, 100, max_lr=1, **settings)
         assert schedule is not None
         assert schedule["scheduler"].total_steps == 7
 
 
 def test_the_interval_may_be_chosen(sgd: torch.optim.Optimizer) -> None:
-    schedule = make_schedule(lr_scheduler.StepLR, sgd, 100, step_size=9, interval="step")
+    schedule = made(f"{PYTORCH}.StepLR", sgd, 100, step_size=9, interval="step")
     assert schedule is not None
     assert schedule["interval"] == "step"
 
@@ -79,8 +85,8 @@ def test_a_plateau_is_of_what_its_monitor_says(
 ) -> None:
     ours = {"factor": 0.1, "patience": 0, "cooldown": 0, "threshold": 0, "min_lr": 0}
     for schedule in (
-        make_schedule(lr_scheduler.ReduceLROnPlateau, sgd, 100, **settings),
-        make_schedule(schedules.plateau, sgd, 100, **ours, **settings),
+        made(f"{PYTORCH}.ReduceLROnPlateau", sgd, 100, **settings),
+        made(f"{OURS}.plateau", sgd, 100, **ours, **settings),
     ):
         assert schedule is not None
         assert schedule["interval"] == "epoch"
@@ -108,26 +114,38 @@ def test_a_name_that_says_nothing_is_asked_about() -> None:
         mode_of("seconds")
 
 
+def a_rate(optimizer: torch.optim.Optimizer) -> Any:
+    return 0.1
+
+
+def nothing(optimizer: torch.optim.Optimizer) -> Schedule:
+    return {}
+
+
+def an_interval(optimizer: torch.optim.Optimizer) -> Schedule:
+    return {"interval": "step"}
+
+
 @pytest.mark.parametrize(
     ("target", "settings", "fault"),
     [
-        (lr_scheduler.ReduceLROnPlateau, {}, "needs a monitor"),
-        (lr_scheduler.ReduceLROnPlateau, {"monitor": None, "mode": "min"}, "needs a monitor"),
-        (lr_scheduler.ReduceLROnPlateau, {"monitor": "val_loss", "interval": "step"}, "interval=step"),
-        (lr_scheduler.StepLR, {"step_size": 3, "interval": "year"}, "one of step, epoch"),
-        (lr_scheduler.StepLR, {}, "step_size"),
-        (lr_scheduler.StepLR, {"step_size": 3, "gama": 0.1}, "gama"),
-        (lr_scheduler.OneCycleLR, {"max_lr": 1, "pct_start": 7}, "pct_start"),
-        (lambda optimizer: 0.1, {}, "float is none of"),
-        (lambda optimizer: {}, {}, "NoneType is none of"),
-        (lambda optimizer: {"interval": "step"}, {}, "NoneType is none of"),
+        (f"{PYTORCH}.ReduceLROnPlateau", {}, "needs a monitor"),
+        (f"{PYTORCH}.ReduceLROnPlateau", {"monitor": None, "mode": "min"}, "needs a monitor"),
+        (f"{PYTORCH}.ReduceLROnPlateau", {"monitor": "val_loss", "interval": "step"}, "interval=step"),
+        (f"{PYTORCH}.StepLR", {"step_size": 3, "interval": "year"}, "one of step, epoch"),
+        (f"{PYTORCH}.StepLR", {}, "step_size"),
+        (f"{PYTORCH}.StepLR", {"step_size": 3, "gama": 0.1}, "gama"),
+        (f"{PYTORCH}.OneCycleLR", {"max_lr": 1, "pct_start": 7}, "pct_start"),
+        (f"{__name__}.a_rate", {}, "annotated to return"),
+        (f"{__name__}.nothing", {}, "NoneType is none of"),
+        (f"{__name__}.an_interval", {}, "NoneType is none of"),
     ],
 )
 def test_what_is_no_schedule_is_refused(
-    target: Any, settings: dict[str, Any], fault: str, sgd: torch.optim.Optimizer
+    target: str, settings: dict[str, Any], fault: str, sgd: torch.optim.Optimizer
 ) -> None:
     with pytest.raises(UsageError, match=fault):
-        make_schedule(target, sgd, 100, **settings)
+        made(target, sgd, 100, **settings)
 
 
 def test_lightnings_forms_are_taken(sgd: torch.optim.Optimizer) -> None:

@@ -1,7 +1,9 @@
 """Signals that arrive at the worst moments: none is forgotten, and what was saved goes on."""
 
+import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,23 +12,22 @@ import pytest
 import torch
 
 import fmnist_lit.run
-from fmnist_lit.checkpoints import LAST, StopWhenDiverged, WholeCheckpoints
+from fmnist_lit import callbacks, trainer
+from fmnist_lit.callbacks import StopWhenDiverged
+from fmnist_lit.checkpoints import LAST, AtomicCheckpointIO
 from fmnist_lit.classifier import Classifier
-from fmnist_lit.data import datamodule
 from fmnist_lit.errors import Diverged
 from fmnist_lit.interrupt import Interrupted
-from fmnist_lit.ranks.exchange import Ranks
 from fmnist_lit.run import run
-from tests.conftest import SMALL
-from tests.test_wrong_overrides import answer_in_process
+from tests.conftest import SMALL, answer_in_process
 
 # Where the signal comes, at which call, and whether there must be a checkpoint by then.
 MOMENTS: dict[str, tuple[Any, str, int, bool]] = {
     "while data is built": (fmnist_lit.run, "build_data", 1, False),
-    "while ranks exchange": (Ranks, "largest", 2, True),
-    "while the last exchange goes on": (Ranks, "largest", 10, True),
-    "while a checkpoint is saved": (WholeCheckpoints, "save_checkpoint", 2, True),
-    "while the last checkpoint is saved": (WholeCheckpoints, "save_checkpoint", -1, True),
+    "while processes exchange": (callbacks, "largest", 2, True),
+    "while the last exchange goes on": (callbacks, "largest", 10, True),
+    "while a checkpoint is saved": (AtomicCheckpointIO, "save_checkpoint", 2, True),
+    "while the last checkpoint is saved": (AtomicCheckpointIO, "save_checkpoint", -1, True),
     "in validation": (Classifier, "validation_step", 1, True),
     "in the test": (Classifier, "test_step", 1, True),
 }
@@ -34,7 +35,7 @@ MOMENTS: dict[str, tuple[Any, str, int, bool]] = {
 
 @pytest.fixture(autouse=True)
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datamodule, "GROUP_IMAGES", 32)
+    monkeypatch.setattr(trainer, "GROUP_IMAGES", 32)
 
 
 def at_call(
@@ -56,7 +57,8 @@ def at_call(
 @pytest.fixture
 def config(composed: Any) -> dict[str, Any]:
     made: dict[str, Any] = composed(
-        *SMALL, "model=mlp4", "data.batch_size=16", "callbacks.save_every_s=1000", "callbacks.monitor=null"
+        *(*SMALL, "model=mlp4", "data.batch_size=16"),
+        *("callbacks.resume.every_s=1000", "callbacks.best.monitor=null"),
     )
     return made
 
@@ -93,6 +95,23 @@ def test_a_signal_stops_a_run_whenever_it_comes(
             run(config, directory, {}, "")
     assert stopped.value.status == 128 + number
     assert (directory / "checkpoints" / LAST).exists() == saved
+    assert not (directory / "metrics.json").exists()
+    run(config, directory, {}, "", resumed=True)
+    assert all(torch.equal(weight, weights[name]) for name, weight in last(directory).items())
+
+
+def test_a_killed_process_goes_on_to_the_same_bits(
+    config: dict[str, Any], weights: Any, tmp_path: Path
+) -> None:
+    directory = tmp_path / "killed"
+    directory.mkdir()
+    process = multiprocessing.get_context("fork").Process(target=run, args=(config, directory, {}, ""))
+    process.start()
+    while not (directory / "checkpoints" / LAST).exists():
+        time.sleep(0.005)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert not (directory / "metrics.json").exists()
     run(config, directory, {}, "", resumed=True)
     assert all(torch.equal(weight, weights[name]) for name, weight in last(directory).items())

@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 import scripts.results
 from fmnist_lit import sweeps
 from fmnist_lit.errors import UsageError
-from fmnist_lit.report.summary import sweep_summary
-from fmnist_lit.storage import try_lock
-from tests.conftest import ROOT, SMALL, call
+from fmnist_lit.readers.sweep_table import sweep_summary
+from tests.conftest import ROOT, SMALL, answer_in_process, call
 from tests.test_command_line import train
-from tests.test_wrong_overrides import answer_in_process
 
 # A cluster of one machine. sbatch starts every task of an array at once; sacct knows nothing better than
 # that they run; srun leaves its own options out.
@@ -74,8 +73,7 @@ def test_a_sweep_with_a_name_does_what_is_missing(tmp_path: Path, cluster: Path)
 
     again = train(*command, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     assert again.returncode == 0, again.stderr
-    assert "Job 0 is finished already." in again.stdout
-    assert "Resumed from" in again.stdout
+    assert "Resumed from" in (jobs[1] / "train.log").read_text()
     assert "3 jobs, best validation accuracy first" in again.stdout
     assert (jobs[0] / "metrics.json").stat() == before
     for job, kept in zip(jobs, figures, strict=True):
@@ -146,7 +144,7 @@ def wait_for(what: Callable[[], object], seconds: float = 60) -> None:
 
 
 def test_workers_end_with_a_command_that_was_killed_and_it_can_be_given_again(tmp_path: Path) -> None:
-    further = ("callbacks.save_every_s=1000", f"output_dir={tmp_path}", "name=night", "seed=0,1,2")
+    further = ("callbacks.resume.every_s=1000", f"output_dir={tmp_path}", "name=night", "seed=0,1,2")
     command = ("-m", *SMALL, *LONG, *further, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     process = subprocess.Popen([sys.executable, "train.py", *command], cwd=ROOT, stdout=subprocess.DEVNULL)
     sweep = tmp_path / "sweeps" / "night"
@@ -158,7 +156,7 @@ def test_workers_end_with_a_command_that_was_killed_and_it_can_be_given_again(tm
     again = train(*command)
     assert again.returncode == 0, again.stderr
     assert "3 jobs, best validation accuracy first" in again.stdout
-    assert again.stdout.count("Resumed from") == 2
+    assert sum("Resumed from" in log.read_text() for log in sweep.glob("*/train.log")) == 2
     assert not list(sweep.glob("*/failure.json"))
     wait_for(lambda: not any(map(alive, left)))
 
@@ -190,8 +188,7 @@ def test_a_job_that_is_going_on_is_neither_failed_nor_lost(
 ) -> None:
     monkeypatch.setattr(sweeps, "WAIT_S", 0)
     (sweep / "0" / "metrics.json").unlink()
-    with (sweep / "0" / "config.yaml").open() as file:
-        assert try_lock(file)
+    with FileLock(sweep / "0" / ".lock"):
         status, said, message = answer_in_process(command)
     assert status == 1
     assert f"{sweep / '0'}: this run is going on, in another process." in message

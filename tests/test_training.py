@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from fmnist_lit import trainer
 from fmnist_lit.build import build
 from fmnist_lit.classifier import Classifier
-from fmnist_lit.data import datamodule
 from fmnist_lit.data.loader import epoch_order, normalize
 from fmnist_lit.errors import UsageError, UserError
 from fmnist_lit.models.initialization import initialize
 from fmnist_lit.models.speedups import prepare
-from fmnist_lit.report.evaluation import evaluate
-from fmnist_lit.report.run_directory import RunDirectory
+from fmnist_lit.readers.evaluate import evaluate
+from fmnist_lit.readers.run_directory import RunDirectory
 from fmnist_lit.run import run
 from tests.conftest import SMALL
 
@@ -54,8 +54,8 @@ def test_run_directory_is_complete(trained: Any, composed: Any) -> None:
     rows = history(directory)
     assert [row["epoch"] for row in rows] == [1, 2]
     assert list(rows[0]) == [
-        *("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy"),
-        *("loss_sum", "learning_rate", "seconds", "images_per_second"),
+        *("epoch", "train_accuracy", "train_loss", "train_loss_sum", "val_accuracy", "val_loss"),
+        *("learning_rate", "seconds", "images_per_second"),
     ]
     assert all(row["seconds"] > 0 and row["images_per_second"] > 0 for row in rows)
     assert "_target_: fmnist_lit.models.mlp.MLP" in (directory / "config.yaml").read_text()
@@ -66,18 +66,18 @@ def test_training_equals_a_plain_loop(
     name: str, trained: Any, composed: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same bits as a loop without Lightning: weights, loss sums, and figures of every part."""
-    monkeypatch.setattr(datamodule, "GROUP_IMAGES", 64)  # several groups an epoch
+    monkeypatch.setattr(trainer, "GROUP_IMAGES", 64)  # several calls an epoch
     overrides = (f"model={name}", "init=he_normal", "optim=adam", "data.batch_size=32", "seed=5")
     directory, metrics = trained(*overrides)
     config = composed("data=synthetic", "data.images.train=200", "data.images.test=100", *overrides)
 
     torch.manual_seed(5)
-    model = build(config["model"])
+    model = build(config["model"], "model")
     initialize(model, **config["init"])
     prepare(model)
-    data = build(config["data"], seed=5)
+    data = build(config["data"], "data", seed=5)
     data.setup()
-    images, labels = data.parts["train"]
+    images, labels = data.splits["train"]
     optimizer = torch.optim.Adam(model.parameters(), lr=0.001, fused=True)
     sums, hits = [], []
     for epoch in range(2):
@@ -93,12 +93,12 @@ def test_training_equals_a_plain_loop(
             sums[-1] += loss.item()
             hits[-1] += int((output.argmax(1) == labels[chosen]).sum())
     assert same(weights(directory), model.state_dict())
-    assert [row["loss_sum"] for row in history(directory)] == pytest.approx(sums, rel=1e-12)
+    assert [row["train_loss_sum"] for row in history(directory)] == pytest.approx(sums, rel=1e-12)
     assert [row["train_accuracy"] * len(images) for row in history(directory)] == pytest.approx(hits)
 
     model.load_state_dict(weights(directory, "best"))
     model.eval()
-    for part, (images, labels) in data.parts.items():
+    for part, (images, labels) in data.splits.items():
         with torch.inference_mode():
             output = model(normalize(images, "standard"))
         assert metrics[part]["accuracy"] == pytest.approx((output.argmax(1) == labels).double().mean().item())
@@ -149,10 +149,10 @@ def test_training_is_that_of_the_plain_model(name: str, trained: Any, composed: 
     overrides += () if name == "cnn_a" else ("model.dropout=0",)
     config = composed("data=synthetic", "data.images.train=200", "data.images.test=100", *overrides)
     torch.manual_seed(0)
-    model = build(config["model"]).double()
-    data = build(config["data"], seed=0)
+    model = build(config["model"], "model").double()
+    data = build(config["data"], "data", seed=0)
     data.setup()
-    images, labels = data.parts["train"]
+    images, labels = data.splits["train"]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     total = 0.0
     for chosen in epoch_order(len(images), 0, 0).split(32):
@@ -162,7 +162,7 @@ def test_training_is_that_of_the_plain_model(name: str, trained: Any, composed: 
         optimizer.step()
         total += loss.item()
     (row,) = history(trained(*overrides)[0])
-    assert row["loss_sum"] == pytest.approx(total, rel=1e-5)
+    assert row["train_loss_sum"] == pytest.approx(total, rel=1e-5)
 
 
 def test_same_seed_same_bits_other_seed_other_bits(trained: Any) -> None:
@@ -189,7 +189,7 @@ def test_best_checkpoint_is_the_first_epoch_with_the_highest_validation_accuracy
     assert metrics["val"]["accuracy"] == pytest.approx(max(accuracies), abs=1e-6)
 
     directory, metrics = trained(
-        "model=mlp4", "optim.lr=0.2", "trainer.max_epochs=6", "callbacks.monitor=val_loss"
+        "model=mlp4", "optim.lr=0.2", "trainer.max_epochs=6", "callbacks.best.monitor=val_loss"
     )
     assert metrics["val"]["loss"] == pytest.approx(
         min(row["val_loss"] for row in history(directory)), abs=1e-6
@@ -205,19 +205,24 @@ def test_without_validation_data_the_last_epoch_is_the_best(trained: Any) -> Non
 
 def test_watching_the_test_set_changes_nothing_but_the_history(trained: Any) -> None:
     plain, metrics = trained("model=mlp4")
-    watched, same_metrics = trained("model=mlp4", "data.watch_test=true")
+    watched, same_metrics = trained("model=mlp4", "data.log_test_every_epoch=true")
     assert same(weights(plain, "best"), weights(watched, "best"))
     assert metrics["test"] == same_metrics["test"]
     best = torch.load(watched / "checkpoints" / "best.ckpt", weights_only=True)["epoch"]
     row = history(watched)[best]
     assert row["test_accuracy"] == pytest.approx(metrics["test"]["accuracy"])
     assert row["val_accuracy"] == pytest.approx(metrics["val"]["accuracy"])
-    only_test, _ = trained("model=mlp4", "data.watch_test=true", "data.val_fraction=0")
+    only_test, _ = trained("model=mlp4", "data.log_test_every_epoch=true", "data.val_fraction=0")
     assert "test_accuracy" in history(only_test)[0]
 
 
 def test_early_stopping(trained: Any) -> None:
-    overrides = ("model=mlp4", "optim.lr=1e-9", "callbacks=early_stopping", "callbacks.patience=2")
+    overrides = (
+        "model=mlp4",
+        "optim.lr=1e-9",
+        "callbacks=early_stopping",
+        "callbacks.early_stopping.patience=2",
+    )
     directory, metrics = trained(*overrides, "trainer.max_epochs=50")  # nothing moves at this rate
     accuracies = [row["val_accuracy"] for row in history(directory)]
     assert metrics["epochs"] == len(accuracies) == accuracies.index(max(accuracies)) + 3
@@ -266,12 +271,12 @@ def test_gradient_clipping_and_deterministic_reach_the_trainer(trained: Any) -> 
 
 
 def test_one_batch_of_each(trained: Any) -> None:
-    fast = ("model=cnn_b", "debug=fast", "trainer.max_epochs=1", "data.watch_test=true")
+    fast = ("model=cnn_b", "debug=fast", "trainer.max_epochs=1", "data.log_test_every_epoch=true")
     directory, metrics = trained(*fast, "data.batch_size=8", "data.eval_batch_size=7")
     (row,) = history(directory)
     for figures in (metrics["train"], metrics["val"], metrics["test"], {"accuracy": row["test_accuracy"]}):
         assert (figures["accuracy"] * 7) % 1 == pytest.approx(0, abs=1e-6)
-    assert row["loss_sum"] == row["train_loss"]
+    assert row["train_loss_sum"] == row["train_loss"]
     assert (row["train_accuracy"] * 8) % 1 == 0
 
 
@@ -358,16 +363,16 @@ def test_cuda(trained: Any) -> None:
 
 def test_label_smoothing_and_averaging_equal_a_plain_loop(trained: Any, composed: Any) -> None:
     """What is trained on is the smoothed loss, what is counted the plain one, what is tested the average."""
-    overrides = ("model=cnn_a", "label_smoothing=0.2", "weight_averaging=0.9", "data.val_fraction=0")
+    overrides = ("model=cnn_a", "label_smoothing=0.2", "ema_decay=0.9", "data.val_fraction=0")
     directory, metrics = trained(*overrides)
     config = composed("data=synthetic", "data.images.train=200", "data.images.test=100", *overrides)
 
     torch.manual_seed(0)
-    model = prepare(build(config["model"]))
+    model = prepare(build(config["model"], "model"))
     average = {name: value.clone() for name, value in model.state_dict().items() if value.is_floating_point()}
-    data = build(config["data"], seed=0)
+    data = build(config["data"], "data", seed=0)
     data.setup()
-    images, labels = data.parts["train"]
+    images, labels = data.splits["train"]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)
     sums, first = [], True
     for epoch in range(2):
@@ -382,7 +387,7 @@ def test_label_smoothing_and_averaging_equal_a_plain_loop(trained: Any, composed
             for name, value in average.items():
                 value.mul_(kept).add_(model.state_dict()[name], alpha=1 - kept)
             first = False
-    assert [row["loss_sum"] for row in history(directory)] == pytest.approx(sums, rel=1e-6)
+    assert [row["train_loss_sum"] for row in history(directory)] == pytest.approx(sums, rel=1e-6)
     tested = RunDirectory(directory).model("best").state_dict()
     for name, value in average.items():
         torch.testing.assert_close(tested[name], value, msg=name)
@@ -391,16 +396,16 @@ def test_label_smoothing_and_averaging_equal_a_plain_loop(trained: Any, composed
 
 
 def test_a_network_that_saw_mirror_images_is_asked_about_them_too(trained: Any) -> None:
-    directory, metrics = trained("model=cnn_a", "augment.flip=0.5")
+    directory, metrics = trained("model=cnn_a", "augment.affine.flip=0.5")
     run = RunDirectory(directory)
-    model, (images, labels) = run.model(), run.images("test")
+    model, (images, labels) = run.model(), run.data_module().splits["test"]
     images = normalize(images, "standard")
     with torch.inference_mode():
         output = (model(images) + model(images.flip(3))) / 2
-    assert metrics["test_mirrored"]["accuracy"] == (output.argmax(1) == labels).double().mean().item()
-    assert metrics["test_mirrored"]["loss"] == pytest.approx(cross_entropy(output, labels).item(), rel=1e-5)
-    assert metrics["test_mirrored"]["loss"] != metrics["test"]["loss"]
-    assert "test_mirrored" not in trained("model=cnn_a")[1]
+    assert metrics["test_flipped"]["accuracy"] == (output.argmax(1) == labels).double().mean().item()
+    assert metrics["test_flipped"]["loss"] == pytest.approx(cross_entropy(output, labels).item(), rel=1e-5)
+    assert metrics["test_flipped"]["loss"] != metrics["test"]["loss"]
+    assert "test_flipped" not in trained("model=cnn_a")[1]
 
 
 def test_a_run_says_how_much_it_computed(trained: Any) -> None:

@@ -1,73 +1,351 @@
-"""Turns a config node that names a ``_target_`` into the object it describes.
+"""Turns a config node that names a ``_target_`` into the object it describes, checked by its own signature.
 
-Only names in TARGETS are built, so a config from elsewhere can run none but these.
+What a value may be stands where it is used: ``dropout: Annotated[float, Field(ge=0, lt=1)]``.
 """
 
 import inspect
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
+from functools import cache
 from importlib import import_module
-from typing import Any
+from importlib.util import find_spec
+from pkgutil import iter_modules
+from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
-from fmnist_lit.errors import UsageError, choices
-
-TARGETS = (
-    "fmnist_lit.data.augment.Augmentation",
-    "fmnist_lit.data.datamodule.DataModule",
-    "fmnist_lit.data.sources.fashion_mnist",
-    "fmnist_lit.data.synthetic.drawn_garments",
-    "fmnist_lit.models.block_cnn.BlockCNN",
-    "fmnist_lit.models.cnn.CNNA",
-    "fmnist_lit.models.cnn.CNNB",
-    "fmnist_lit.models.cnn.CNNC",
-    "fmnist_lit.models.lenet.LeNet",
-    "fmnist_lit.models.mlp.MLP",
-    "fmnist_lit.models.patching.Concat",
-    "fmnist_lit.models.patching.Embed",
-    "fmnist_lit.models.patching.Shared",
-    "fmnist_lit.models.patching.Whole",
-    "fmnist_lit.models.residual.ResidualCNN",
-    "fmnist_lit.models.vgg.VGG11",
-    "fmnist_lit.schedules.constant",
-    "fmnist_lit.schedules.cosine",
-    "fmnist_lit.schedules.onecycle",
-    "fmnist_lit.schedules.plateau",
-    "lightning.pytorch.Trainer",
-    "lightning.pytorch.loggers.TensorBoardLogger",
-    "torch.optim.Adam",
-    "torch.optim.AdamW",
-    "torch.optim.NAdam",
-    "torch.optim.RMSprop",
-    "torch.optim.SGD",
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PydanticUserError,
+    TypeAdapter,
+    ValidationError,
+    create_model,
 )
 
+from fmnist_lit.constraints import LIMITS
+from fmnist_lit.errors import UsageError, UserError, choices
 
-def build(node: Mapping[str, Any], *arguments: Any, **further: Any) -> Any:
+TARGET = "_target_"
+# From where a reader of a run directory builds: what comes by mail is data, not a program.
+TRUSTED = ("fmnist_lit", "torch.nn", "torch.optim")
+# Faults that say what class a value is not, and those that need other words than pydantic's.
+OF_CLASSES = ("is_instance_of", "needs_python_object", "is_subclass_of")
+WORDS = {
+    "bool_type": "true or false",
+    "finite_number": "a finite number",
+    "float_type": "a number",
+    "greater_than": "{kind} number, more than {gt:.15g}",
+    "greater_than_equal": "{kind} number, {ge:.15g} or more",
+    "int_from_float": "a whole number",
+    "int_type": "a whole number",
+    "less_than": "{kind} number, less than {lt:.15g}",
+    "less_than_equal": "{kind} number, {le:.15g} at most",
+    "list_type": "a list",
+    "missing": "a list of {needed} elements",
+    "multiple_of": "{kind} number, a multiple of {multiple_of}",
+    "none_required": "null",
+    "string_too_short": "text, not empty",
+    "string_type": "text",
+    "too_long": "a list of {max_length} elements at most",
+    "too_short": "a list of {min_length} elements or more",
+    "tuple_type": "a list",
+}
+RULES = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+# What the Trainer gets from a run, not from a config's node.
+TRAINER_GIVEN = ("callbacks", "logger", "plugins", "default_root_dir")
+
+
+class Role(NamedTuple):
+    """What a node of a group must describe.
+
+    Args:
+        base: a class; the target is one of its kind.
+        returns: or a function that is annotated to return this.
+        given: arguments that a run gives, so that no config may.
+        offered: arguments that a run gives where a config does not.
+    """
+
+    base: str
+    returns: str | None = None
+    given: tuple[str, ...] = ()
+    offered: tuple[str, ...] = ()
+
+
+ROLES = {
+    "augment.*": Role("collections.abc.Callable", offered=("classes",)),
+    "callbacks.*": Role("lightning.pytorch.Callback", given=("directory", "signals", "computed")),
+    "data": Role(
+        "lightning.pytorch.LightningDataModule",
+        given=("seed", "augmentations", "steps_per_execution", "rank", "world_size"),
+    ),
+    "data.images": Role("fmnist_lit.data.dataset.Images", "fmnist_lit.data.dataset.Images", ("fetch",)),
+    "logger.*": Role("lightning.pytorch.loggers.Logger", given=("save_dir",)),
+    "metrics.*": Role("torchmetrics.Metric", offered=("num_classes",)),
+    "model": Role("torch.nn.Module", offered=("classes",)),
+    "model.*": Role("torch.nn.Module"),
+    "optim": Role("torch.optim.Optimizer", given=("params",)),
+    "patch": Role("torch.nn.Module"),
+    "schedule": Role("torch.optim.lr_scheduler.LRScheduler", "fmnist_lit.schedules.Schedule", ("optimizer",)),
+}
+
+
+def role_of(key: str) -> Role:
+    """Return the role of a node by its dotted key.
+
+    Raises:
+        UsageError: no node is built there.
+    """
+    role = ROLES.get(key) or ROLES.get(f"{key.rpartition('.')[0]}.*")
+    if role is None:
+        raise UsageError(f"{key}.{TARGET}: nothing is built here. {choices(key, ROLES)}")
+    return role
+
+
+def locate(target: str, key: str = TARGET) -> Any:
+    """Import what a target names.
+
+    Args:
+        key: of the target, for the message.
+
+    Raises:
+        UsageError: there is no such thing; the message names what is near.
+    """
+    found: Any = None
+    path = ""
+    for part in str(target).split("."):
+        inside, longer = found, f"{path}.{part}".lstrip(".")
+        found = getattr(inside, part, None)
+        if found is None and (inside is None or hasattr(inside, "__path__")) and exists(longer):
+            found = import_module(longer)
+        if found is None:
+            raise UsageError(f"{key}={target}: {path or 'Python'} has no {part}. {near(part, inside)}")
+        path = longer
+    return found
+
+
+def exists(module: str) -> bool:
+    """Whether there is a module of that name."""
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def near(part: str, inside: Any) -> str:
+    """Say what a module has instead of a part."""
+    if inside is None:
+        return "Is it installed, or its folder in PYTHONPATH?"
+    names = [*vars(inside), *(module.name for module in iter_modules(getattr(inside, "__path__", ())))]
+    names = [name for name in names if not name.startswith("_")]
+    return choices(part, names)
+
+
+def is_inside(target: str, packages: Sequence[str]) -> bool:
+    """Whether a target is in one of the packages."""
+    return target.startswith(tuple(f"{package}." for package in packages))
+
+
+def target_of(node: Mapping[str, Any], key: str, trusted: Sequence[str] | None) -> Any:
+    """Return what a node's target names, if it has the role of its group.
+
+    Raises:
+        UsageError: it has not, or is not from a trusted package.
+    """
+    where = f"{key}.{TARGET}"
+    if not isinstance(node.get(TARGET), str):
+        raise UsageError(f"{where}: this key is missing, or no text; it names what is built.")
+    target = node[TARGET]
+    if trusted is not None and not is_inside(target, trusted):
+        raise UsageError(
+            f"{where}={target}: only targets from {', '.join(trusted)} are built here. A run that needs more "
+            f"is to be trusted by name: trust={target.partition('.')[0]} after resume=RUN, "
+            f"--trust {target.partition('.')[0]} for a script"
+        )
+    role, found = role_of(key), locate(target, where)
+    base = locate(role.base)
+    fits = inspect.isclass(found) and issubclass(found, base)
+    if not fits and role.returns and inspect.isroutine(found):
+        try:  # any other one may do anything: a run that is resumed may come from elsewhere
+            fits = get_type_hints(found).get("return") == locate(role.returns)
+        except (NameError, TypeError):  # annotations that name what is not imported
+            fits = False
+    if not fits:
+        function = f" or a function annotated to return {role.returns}" if role.returns else ""
+        raise UsageError(f"{where}={target}: {key} must be a {role.base}{function}, and this is none.")
+    return found
+
+
+@cache
+def arguments_model(target: Any, given: tuple[str, ...]) -> type[BaseModel]:
+    """Turn a signature into a model of the keys that a config may set.
+
+    Fields are numbered, their aliases are the names: a model has methods that arguments may be called like.
+    """
+    try:
+        hints = get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+    except (NameError, TypeError):  # annotations that name what is not imported
+        hints = {}
+    if str(target.__module__).startswith(("torch.", "lightning.")):
+        hints |= LIMITS
+    fields: dict[str, Any] = {}
+    extra: Literal["allow", "forbid"] = "forbid"
+    for name, parameter in inspect.signature(target).parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            extra = "allow"
+        if name in given or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            continue
+        default = ... if parameter.default is parameter.empty else parameter.default
+        fields[f"field_{len(fields)}"] = (checkable(hints.get(name, Any)), Field(default, alias=name))
+    rules = RULES | ConfigDict(extra=extra)
+    model: type[BaseModel] = create_model(target.__name__, __config__=rules, **fields)
+    return model
+
+
+def checkable(hint: Any) -> Any:
+    """Return a type that pydantic can check values of, Any where it knows none. A data class is a node's."""
+    try:
+        TypeAdapter(hint, config=RULES)
+    except (PydanticUserError, TypeError):
+        return Annotated[Any, BeforeValidator(refuse_typed)] if is_dataclass(hint) else Any
+    return hint
+
+
+def refuse_typed(value: Any) -> None:
+    """Refuse a value where a node belongs.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(f"a node with a {TARGET}")
+
+
+def trainer_arguments() -> type[BaseModel]:
+    """Return the model of the Trainer's flags, without what a run gives."""
+    return arguments_model(locate("lightning.pytorch.Trainer"), TRAINER_GIVEN)
+
+
+def check_node(
+    node: Mapping[str, Any], key: str, trusted: Sequence[str] | None = None, given: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Check a node, and the nodes in it, by the signatures of their targets.
+
+    Args:
+        key: of the node, with dots.
+        trusted: packages from which targets may come; None: any, for their owner wrote them.
+        given: further arguments that the node need not hold.
+
+    Returns:
+        The arguments as the signature's types have them; a node in it is left as it is.
+
+    Raises:
+        UsageError: the first fault, and what would be right.
+    """
+    target, role = target_of(node, key, trusted), role_of(key)
+    nodes = {name: value for name, value in node.items() if is_node(value)}
+    known = inspect.signature(target).parameters
+    for name, value in nodes.items():
+        if name not in known:
+            raise UsageError(f"{key}.{name}: no such key. {choices(name, known)}")
+        check_node(value, f"{key}.{name}", trusted)
+    values = {name: value for name, value in node.items() if name not in nodes and name != TARGET}
+    given = (*role.given, *given, *(name for name in role.offered if name not in node), *sorted(nodes))
+    return nodes | checked(arguments_model(target, given), values, f"{key}.")
+
+
+def checked(model: type[BaseModel], values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return values as a model's types have them.
+
+    Raises:
+        UsageError: the first fault, and what would be right.
+    """
+    try:
+        found = model.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        raise UsageError(fault(error, model, values, prefix)) from error
+    names = {field: about.alias or field for field, about in model.model_fields.items()}
+    given = {names[field]: getattr(found, field) for field in found.model_fields_set if field in names}
+    return given | (found.model_extra or {})
+
+
+def fault(error: ValidationError, model: type[BaseModel], values: Mapping[str, Any], prefix: str) -> str:
+    """Say in a sentence what is wrong with the first value that is."""
+    faults = error.errors(include_url=False)
+    name = str(faults[0]["loc"][0])
+    key = f"{prefix}{name}"
+    if faults[0]["type"] == "extra_forbidden":
+        return f"{key}: no such key. {choices(name, [f.alias or n for n, f in model.model_fields.items()])}"
+    if faults[0]["type"] == "missing" and len(faults[0]["loc"]) == 1:
+        return f"{key}: this key is missing; {model.__name__ if prefix else 'a run'} needs it."
+    # A value that may be of several types has a fault for each; one about a class helps nobody who types.
+    about = [one for one in faults if one["loc"][0] == name and one["type"] not in OF_CLASSES] or faults[:1]
+    known = [one["ctx"]["expected"] for one in about if one["type"] == "literal_error"]
+    words = [in_words(one, values[name], len(about)) for one in about if one["type"] != "literal_error"]
+    if known:
+        names = ", ".join(known).replace(" or ", ", ").replace("'", "").split(", ")
+        words.insert(0, f"{'one of ' if len(names) > 1 else ''}{', '.join(dict.fromkeys(names))}")
+    return f"{key}={as_typed(values[name])}: it must be {' or '.join(dict.fromkeys(words))}."
+
+
+def as_typed(value: Any) -> str:
+    """Return a value as the command line has it, on one line and without what steers a terminal."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, str) and not (value and value.isprintable()):
+        return repr(value)
+    return f"[{', '.join(map(as_typed, value))}]" if isinstance(value, list) else str(value)
+
+
+def in_words(fault: Mapping[str, Any], value: Any, faults: int) -> str:
+    """Say what a value should have been.
+
+    Args:
+        faults: of this value.
+    """
+    limits = dict(fault.get("ctx", {}))
+    limits["kind"] = "a whole" if any(type(limit) is int for limit in limits.values()) else "a"
+    if fault["type"] == "missing":  # of a tuple's elements
+        limits["needed"] = len(value) + faults
+    if fault["type"] in WORDS:
+        return WORDS[fault["type"]].format(**limits)
+    return str(fault["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
+
+
+def build(
+    node: Mapping[str, Any],
+    key: str,
+    *arguments: Any,
+    trusted: Sequence[str] | None = None,
+    **facts: Any,
+) -> Any:
     """Call a node's target with its keys; nodes inside it are built first.
 
     Args:
-        node: plain mapping with ``_target_`` and keyword arguments.
+        key: of the node, with dots; it says which role the target must have.
         arguments: positional arguments before them, which no config can know (parameters, say).
-        further: more keyword arguments.
+        trusted: packages from which targets may come; None: any.
+        facts: of the run, for a target that has an argument of that name which the config leaves open.
 
     Raises:
-        UsageError: the target is not in TARGETS, or does not take a key.
+        UsageError: a fault of the node, or whatever the target says of it.
     """
-    target = node["_target_"]
-    if target not in TARGETS:
-        raise UsageError(f"_target_={target}: not a target of this project. {choices(target, TARGETS)}")
-    module, _, name = target.rpartition(".")
-    function = getattr(import_module(module), name)
-    keywords = {key: value for key, value in node.items() if key != "_target_"}
-    known = inspect.signature(function).parameters
-    for key in keywords:
-        if key not in known:
-            raise UsageError(f"{name} takes no {key}. {choices(key, known)}")
-    built = {
-        key: build(value) if isinstance(value, Mapping) and "_target_" in value else value
-        for key, value in keywords.items()
-    }
+    target = target_of(node, key, trusted)
+    known = inspect.signature(target).parameters
+    wanted = {name: fact for name, fact in facts.items() if name in known and name not in node}
+    checked_arguments = check_node(node, key, trusted, tuple(wanted))
+    for name, value in checked_arguments.items():
+        if is_node(value):
+            checked_arguments[name] = build(value, f"{key}.{name}", trusted=trusted)
     try:
-        inspect.signature(function).bind(*arguments, **built, **further)
-    except TypeError as error:
-        raise UsageError(f"{name}: {error}.") from error
-    return function(*arguments, **built, **further)
+        return target(*arguments, **checked_arguments, **wanted)
+    except (AssertionError, UserError):
+        raise
+    except Exception as error:  # whatever a class has to say of its arguments
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"{key} ({target.__name__}): {said}") from error
+
+
+def is_node(value: Any) -> bool:
+    """Whether a value describes an object."""
+    return isinstance(value, Mapping) and TARGET in value

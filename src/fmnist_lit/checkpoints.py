@@ -6,43 +6,23 @@ import logging
 import math
 import os
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from fmnist_lit.classifier import Classifier, Tally
-from fmnist_lit.errors import Diverged, UserError
-from fmnist_lit.interrupt import Interrupted, Signals
-from fmnist_lit.ranks.exchange import ALONE, Ranks
-from fmnist_lit.storage import PART, remove_parts, sync_folder, whole_file
-from fmnist_lit.sweeps import differences
+from fmnist_lit.config import differences
+from fmnist_lit.errors import UserError
+from fmnist_lit.files import PART, remove_parts, sync_folder, whole_file
 from fmnist_lit.weights import load_checkpoint
 
 log = logging.getLogger(__name__)
 
 ALMOST_NOTHING = 2**20  # bytes left on a disk that is full
 BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
-RANK_SEED = 1_000_003  # apart by more than anybody's seeds
-
-
-def random_state(device: torch.device) -> dict[str, torch.Tensor | None]:
-    """Return the state of PyTorch's random numbers on the CPU and on the training device."""
-    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-
-def set_random_state(state: Mapping[str, torch.Tensor | None], device: torch.device) -> None:
-    """Go on drawing from there."""
-    if state["cpu"] is not None:
-        torch.set_rng_state(state["cpu"])
-    if state["cuda"] is not None and device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def put_before_previous(temporary: str, path: Path) -> None:
@@ -55,18 +35,14 @@ def put_before_previous(temporary: str, path: Path) -> None:
     os.replace(temporary, path)
 
 
-class WholeCheckpoints(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint under another name and renames it: a killed run leaves no half of one.
 
     Each ``last.ckpt`` names the ``best.ckpt`` of its time by a digest: nothing else tells which one it is.
-
-    Args:
-        writes: False where another rank does.
     """
 
-    def __init__(self, writes: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.writes = writes
         self.best: str | None = None  # digest of the best epoch's file, if one was chosen
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -75,8 +51,6 @@ class WholeCheckpoints(TorchCheckpointIO):
         Raises:
             UserError: it cannot be written.
         """
-        if not self.writes:
-            return
         path = Path(path)
         try:
             if not path.parent.exists():
@@ -97,22 +71,43 @@ class WholeCheckpoints(TorchCheckpointIO):
         """Load a checkpoint. Paths in it are replaced: a run may be moved, and nothing is written by name."""
         checkpoint = load_checkpoint(Path(path))
         self.best = checkpoint.get("best")
-        folder = os.path.realpath(Path(path).parent)  # as Lightning writes it
-        best = os.path.join(folder, BEST)
-        for state in best_states(checkpoint):
-            state.update(dirpath=folder, last_model_path="")
-            if state["best_model_path"]:
-                state.update(best_model_path=best, kth_best_model_path=best)
-                state["best_k_models"] = {best: state["best_model_score"]}
+        run = os.path.realpath(Path(path).parents[1])  # as Lightning writes it
+        states = best_states(checkpoint)
+        was = next((Path(state["dirpath"]).parent for key, state in states.items() if own(key)), Path(run))
+        for key, state in states.items():
+            if own(key):
+                folder = os.path.join(run, "checkpoints")
+                best = os.path.join(folder, BEST) if state["best_model_path"] else ""
+                state |= {"dirpath": folder, "last_model_path": ""}
+                state |= {"best_model_path": best, "kth_best_model_path": best}
+                state["best_k_models"] = {best: state["best_model_score"]} if best else {}
+            else:
+                for name in ("dirpath", "best_model_path", "kth_best_model_path", "last_model_path"):
+                    state[name] = moved(state[name], was, run)
+                kept = {moved(name, was, run): score for name, score in state["best_k_models"].items()}
+                state["best_k_models"] = {name: score for name, score in kept.items() if name}
         return checkpoint
 
 
-def best_states(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what a checkpoint says of the best epoch so far; nothing where none is chosen."""
-    return [state for state in checkpoint["callbacks"].values() if "best_model_path" in state]
+def best_states(checkpoint: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return what a checkpoint says of best epochs so far, of each callback that chooses one."""
+    return {key: state for key, state in checkpoint["callbacks"].items() if "best_model_path" in state}
 
 
-def is_whole(path: Path) -> bool:
+def own(key: str) -> bool:
+    """Whether a state is of the callback that keeps ``best.ckpt``, not of one of Lightning's."""
+    return key.startswith("BestCheckpoint")
+
+
+def moved(path: str, was: Path, run: str) -> str:
+    """Return a path in a run where the run is now; an empty text for one that leads out of it."""
+    if not Path(path).is_relative_to(was):
+        return ""
+    here = os.path.realpath(os.path.join(run, Path(path).relative_to(was)))
+    return here if Path(here).is_relative_to(run) else ""
+
+
+def is_valid(path: Path) -> bool:
     """Whether a checkpoint is there and what it holds is what was written."""
     try:
         load_checkpoint(path)
@@ -121,10 +116,10 @@ def is_whole(path: Path) -> bool:
     return True
 
 
-def newest_whole(run: Path) -> Path | None:
+def latest_valid(run: Path) -> Path | None:
     """Return the checkpoint from which a run can go on; None if it must start anew. Say if one is damaged."""
     for checkpoint in (run / "checkpoints" / LAST, run / "checkpoints" / PREVIOUS):
-        if is_whole(checkpoint):
+        if is_valid(checkpoint):
             return checkpoint
         if checkpoint.exists():
             log.warning("%s is damaged.", checkpoint)
@@ -192,161 +187,7 @@ def settle(folder: Path, chosen: bool) -> None:
     remove_parts(folder)
 
 
-class StopWhenDiverged(L.Callback):
-    """Ends a run at the first loss that is no number, before a checkpoint of it is kept."""
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Look at the losses of the last group of steps.
-
-        Raises:
-            Diverged: one is infinite or not a number.
-        """
-        assert isinstance(pl_module, Classifier)
-        losses = torch.stack([loss for loss, _ in pl_module.group])
-        wrong = (~losses.isfinite()).nonzero()
-        if not len(wrong):
-            return
-        first = int(wrong[0])
-        step = trainer.global_step - len(losses) + first + 1
-        raise Diverged(
-            f"the training loss is {losses[first].item()} at step {step} (epoch {trainer.current_epoch + 1}, "
-            f"learning rate {pl_module.group[first][1]:g}): training diverged. Try a lower learning rate: "
-            f"optim.lr=... {last_good(Path(trainer.default_root_dir))}"
-        )
-
-
 def last_good(run: Path) -> str:
     """Say which checkpoint of a run is still good."""
     last = run / "checkpoints" / LAST
     return f"Last good checkpoint: {last}" if last.exists() else "There is no checkpoint before that."
-
-
-class ResumePoints(Checkpoint):
-    """Saves ``last.ckpt`` after each epoch, and within it when enough time has passed or a signal came.
-
-    What Lightning leaves out is added: random state, sums of the epoch, and the time that the run took.
-    In Lightning's order of callbacks checkpoints come last, so that all others have seen the step.
-
-    Args:
-        folder: of the checkpoints.
-        every_s: largest time between two checkpoints, in seconds; a group of batches more, or a validation.
-        signals: that may ask to stop.
-        ranks: that train together; they save and stop together.
-        config: all keys that say what is computed; a resume is held against them.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        every_s: float,
-        signals: Signals,
-        ranks: Ranks = ALONE,
-        config: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.ranks, self.config = ranks, dict(config or {})
-        self.folder, self.every_s, self.signals = folder, every_s, signals
-        self.started = self.saved = time.monotonic()
-        self.due: int = False
-        self.stop = 0  # the signal by which all ranks stop
-        self.state: Mapping[str, Any] | None = None
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Note whose sums are saved."""
-        assert isinstance(pl_module, Classifier)
-        self.classifier = pl_module
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what Lightning does not save."""
-        return {
-            "random": self.ranks.gather(random_state(self.classifier.device)),
-            "seconds": self.seconds,
-            "tally": self.classifier.tallies["train"].state(),
-            "config": self.config,
-        }
-
-    @property
-    def seconds(self) -> float:
-        """The time that the run has taken so far, without the time when it was stopped."""
-        return time.monotonic() - self.started
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep it until training starts: whatever is built before may draw random numbers."""
-        self.state = state_dict
-        self.started -= state_dict["seconds"]
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Restore, and let signals wait for the end of a step from now on."""
-        if self.state is not None:
-            self.classifier.tallies["train"] = Tally.of(self.state["tally"], pl_module.device)
-            self.restore_random(self.state["random"], pl_module.device)
-            for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, EarlyStopping) and callback.wait_count >= callback.patience:
-                    trainer.should_stop = True  # it had said so just before the run was stopped
-        else:
-            self.restore_random([], pl_module.device)
-        self.saved = time.monotonic()
-        self.signals.own()  # Lightning has put its own handlers before ours; they would end the run unsaved
-        self.signals.deferred = True
-
-    def restore_random(self, states: Sequence[Any], device: torch.device) -> None:
-        """Go on drawing where this rank was; a rank that was not there has a seed of its own."""
-        rank, count = self.ranks.rank, self.ranks.count
-        if rank < len(states):
-            set_random_state(states[rank], device)
-        elif rank:  # all have drawn the same weights; their dropout is to differ
-            torch.manual_seed(torch.initial_seed() + RANK_SEED * rank)
-        if states and len(states) != count:
-            log.info("Saved on %d ranks, resumed on %d: not the same bits.", len(states), count)
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Save if it is time to; the last group of an epoch waits for the epoch's end."""
-        if batch_idx + 1 == trainer.num_training_batches:
-            return
-        self.agree()
-        if self.stop or self.due:
-            self.save(trainer)
-
-    def agree(self) -> None:
-        """Ask whether it is time to save, and whether to stop; all ranks must do the same.
-
-        A signal that comes meanwhile is for the next time.
-        """
-        due = time.monotonic() - self.saved >= self.every_s
-        self.stop, self.due = self.ranks.largest([self.signals.number or 0, due])
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save."""
-        self.agree()
-        self.save(trainer)
-
-    def save(self, trainer: L.Trainer) -> None:
-        """Save, and stop if all ranks know of a signal.
-
-        Raises:
-            Diverged: there is nothing worth saving.
-            Interrupted: a signal came.
-        """
-        if not all(weight.isfinite().all() for weight in self.classifier.model.parameters()):
-            raise Diverged(
-                f"weights are no numbers any more at step {trainer.global_step}: training diverged. Try a "
-                f"lower learning rate: optim.lr=... {last_good(Path(trainer.default_root_dir))}"
-            )
-        trainer.save_checkpoint(self.folder / LAST)
-        self.saved = time.monotonic()
-        if self.stop:
-            raise Interrupted(self.stop)
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let signals stop the program at once again."""
-        self.signals.deferred = False
-        self.signals.check()
-
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
-        """Let signals stop the program at once again."""
-        self.signals.deferred = False

@@ -1,110 +1,68 @@
-"""The LightningModule of every model: loss, figures, optimizer and schedule."""
+"""The LightningModule of every model: step, metrics, optimizer and schedule."""
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple, Self
 
 import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torchmetrics import Metric, MetricCollection
 
-from fmnist_lit.data.loader import Batch
-from fmnist_lit.ranks.exchange import ALONE, Counts, Ranks
+from fmnist_lit.data.loader import Batch, Shard
+from fmnist_lit.distributed import gathered, share_buffers
+from fmnist_lit.errors import UserError, choices
+from fmnist_lit.metrics import split_metrics
 from fmnist_lit.schedules import Schedule
 
-SUMS = ("batch_losses", "losses", "hits")
-# What Lightning calls around a step; calling nobody takes it a tenth of a step of a small model.
-STEP_HOOKS = ("on_before_backward", "on_after_backward", "on_before_optimizer_step")
+FLIPPED = "test_flipped"  # the test set, asked with each image and its mirror image
 
 
-class Tally:
-    """Loss and hits of an epoch, summed in tensors on the device, so that no step waits for a number."""
+class Answer(NamedTuple):
+    """What a network says of a batch, or of a process's share of one."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.images = 0
-        # Of single precision, 1,875 losses would be added to four digits only.
-        self.batch_losses = torch.zeros((), dtype=torch.float64, device=device)
-        self.losses = torch.zeros((), dtype=torch.float64, device=device)
-        self.hits = torch.zeros((), dtype=torch.int64, device=device)
-        self.waiting: list[Counts] = []
-
-    @classmethod
-    def of(cls, state: Mapping[str, Any], device: torch.device) -> "Tally":
-        """Return the sums that ``state`` holds."""
-        tally = cls(device)
-        tally.images = state["images"]
-        for name in SUMS:
-            setattr(tally, name, state[name].to(device))
-        return tally
-
-    def state(self) -> dict[str, Any]:
-        """Return the sums so far, to be kept."""
-        self.settle()
-        return {"images": self.images} | {name: getattr(self, name).clone() for name in SUMS}
-
-    def add(self, counts: Counts) -> None:
-        """Count one batch: sooner or later, for small operations around a small step are dear."""
-        self.waiting.append(counts)
-
-    def settle(self) -> None:
-        """Add what waits."""
-        if not self.waiting:
-            return
-        losses, hits, images = zip(*self.waiting, strict=True)
-        self.waiting = []
-        sizes = [int(number) for number in images]
-        means = torch.stack(losses).double()
-        self.images += sum(sizes)
-        # Not in place: sums that began in inference mode may be read out of it.
-        self.batch_losses = self.batch_losses + means.sum()
-        # The last batch may be smaller and must weigh less.
-        self.losses = self.losses + means @ torch.tensor(sizes, dtype=means.dtype, device=means.device)
-        self.hits = self.hits + torch.stack(hits).sum()
-
-    def add_up(self, ranks: Ranks) -> None:
-        """Count what all ranks have counted."""
-        self.settle()
-        sums = [getattr(self, name).double() for name in SUMS]
-        sums = list(ranks.add_up(torch.stack([*sums, torch.full_like(sums[0], self.images)])))
-        self.images = int(sums.pop())
-        for name, total in zip(SUMS, sums, strict=True):
-            getattr(self, name).copy_(total)
-
-    def figures(self) -> dict[str, float]:
-        """Return ``loss`` (mean over images), ``accuracy`` and ``loss_sum`` (over batches)."""
-        self.settle()
-        images = max(self.images, 1)
-        return {
-            "loss": self.losses.item() / images,
-            "accuracy": self.hits.item() / images,
-            "loss_sum": self.batch_losses.item(),
-        }
+    output: Tensor  # (n, classes)
+    labels: Tensor  # (n,)
+    loss: Tensor  # the mean, without smoothing
+    share: float = 1.0  # of the batch
 
 
-def part_names(loaders: Any) -> list[str]:
-    """Return the parts ("val", "test") whose loaders Lightning goes through, in its order."""
+def split_names(loaders: Any) -> list[str]:
+    """Return the splits ("val", "test") whose loaders Lightning goes through, in its order."""
     assert isinstance(loaders, dict), "the data module names each loader"
     return list(loaders)
+
+
+def to_device(state: Any, device: torch.device) -> Any:
+    """Move a metric's state, a tensor or a list of them."""
+    return [one.to(device) for one in state] if isinstance(state, list) else state.to(device)
 
 
 class Classifier(L.LightningModule):
     """Trains and evaluates a network with cross-entropy on its output.
 
     Args:
-        model: maps images of (n, 1, 28, 28) to (n, 10).
+        model: maps images of (n, 1, 28, 28) to (n, outputs).
         optimizer: makes the optimizer of some parameters.
         schedule: makes the schedule of an optimizer and the number of steps of the run.
-        gradient_clip_val: largest norm of a step's gradients; None means no limit.
+        metrics: further ones, by name, each with ``update(preds, target)``.
         label_smoothing: of the loss that is trained on; what is counted is the plain cross-entropy.
-        weight_averaging: share that an exponential moving average of the weights keeps in each step; the
-            average is what is evaluated and stored as the model. None means no average.
-        mirror_test: test once more with the mean output of each image and its mirror image, counted apart.
-        ranks: that train together; each gets its share of every batch.
-
-    A training step of Lightning is a group of ours: several batches, an optimizer's step for each.
+        ema_decay: share that an exponential moving average of the weights keeps in each step; the average is
+            what is evaluated and stored as the model. None means no average.
+        tta_flip: test once more with the mean output of each image and its mirror image, counted apart.
+        classes: their names, which a checkpoint keeps.
+        outputs: of the model, at least as many.
+        start: what is to be said of the weights that it starts from.
+        still: layers in evaluation mode always: parts of the model that are not trained.
+        steps_per_execution: batches of a call of ``training_step``, each with an optimizer's step of its own
+            (Keras's name). 1 is Lightning's automatic optimization; more is the same bits in less time.
+        gradient_clip_val: of the Trainer; used here where Lightning does not clip, with more than one step.
+        gradient_clip_algorithm: "norm" or "value", likewise.
     """
 
     def __init__(
@@ -112,180 +70,271 @@ class Classifier(L.LightningModule):
         model: nn.Module,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         schedule: Callable[[Optimizer, int], Schedule],
-        gradient_clip_val: float | None = None,
+        metrics: Mapping[str, Metric] | None = None,
         label_smoothing: float = 0.0,
-        weight_averaging: float | None = None,
-        mirror_test: bool = False,
-        ranks: Ranks = ALONE,
+        ema_decay: float | None = None,
+        tta_flip: bool = False,
+        classes: Sequence[str] = (),
+        outputs: int = 10,
+        start: str = "",
+        still: Sequence[nn.Module] = (),
+        steps_per_execution: int = 1,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
     ) -> None:
         super().__init__()
-        self.ranks = ranks
-        self.mirror_test = mirror_test
-        self.label_smoothing = label_smoothing
-        self.automatic_optimization = False
-        self.gradient_clip_val = gradient_clip_val
-        self.schedule: Schedule = None
         self.model = model
-        self.averaged: AveragedModel | None = None
-        if weight_averaging is not None:
-            average = get_ema_multi_avg_fn(weight_averaging)
-            self.averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True).requires_grad_(False)
         self.make_optimizer, self.make_schedule = optimizer, schedule
-        self.tallies: dict[str, Tally] = {}  # by part: "train", "val", "test"
-        self.needs_lightning = True  # around a step: to scale a loss, or to call a callback
-        self.group: list[tuple[Tensor, float]] = []  # loss and rate of each step of the last group
-        self.test_outputs: list[Tensor] = []  # of the test set, at the end of the run
+        self.classes, self.outputs, self.start = tuple(classes), outputs, start
+        self.still = list(still)
+        self.label_smoothing, self.tta_flip = label_smoothing, tta_flip
+        self.automatic_optimization = steps_per_execution == 1
+        self.clipping = (gradient_clip_val, gradient_clip_algorithm)
+        self.schedule: Schedule = None
+        self.validated = False  # this epoch
+        self.averaged: AveragedModel | None = None
+        if ema_decay is not None:
+            average = get_ema_multi_avg_fn(ema_decay)
+            self.averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True).requires_grad_(False)
+        splits = ("train", "val", "test", FLIPPED)
+        # The underscore: a module's own names, "train" among them, are no keys.
+        self.metrics = nn.ModuleDict({f"{split}_": split_metrics(split, metrics or {}) for split in splits})
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training mode, but for the layers that stay still."""
+        super().train(mode)
+        for layer in self.still:
+            layer.eval()
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images of (n, 1, 28, 28) to the model's output of (n, 10)."""
-        output: Tensor = self.model(images)
+        """Map images of (n, 1, 28, 28) to (n, classes), by the average of the weights if there is one."""
+        network = self.model if self.training or self.averaged is None else self.averaged
+        output: Tensor = network(images.to(self.dtype))  # float64 with trainer.precision=64-true
         return output
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer and its schedule."""
-        optimizer = self.make_optimizer(self.model.parameters())
-        self.trainer.fit_loop.setup_data()  # the loader says how many steps there will be
-        groups: Any = self.trainer.train_dataloader
-        self.schedule = self.make_schedule(optimizer, len(groups.loader) * (self.trainer.max_epochs or 1))
+        optimizer = self.make_optimizer([p for p in self.model.parameters() if p.requires_grad])
+        steps = self.trainer.estimated_stepping_batches
+        if not self.automatic_optimization:  # Lightning counts calls, not steps
+            loader: Any = self.trainer.train_dataloader
+            steps = loader.steps * (self.trainer.max_epochs or 1)
+        self.schedule = self.make_schedule(optimizer, int(steps))
         if self.schedule is None:
             return optimizer
-        # When to step is our business: Lightning knows no steps, only groups of them.
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.schedule["scheduler"]}}
+        # Between several steps at once Lightning steps no schedule.
+        told = self.schedule if self.automatic_optimization else {"scheduler": self.schedule["scheduler"]}
+        return {"optimizer": optimizer, "lr_scheduler": told}
 
-    def compute(self, batch: Batch, mirrored: bool = False) -> tuple[Tensor, Tensor, Counts]:
-        """Return loss, output and counts of one batch: the one step of all parts."""
-        images, labels = batch
-        images = images.to(self.dtype)  # float64 with trainer.precision=64-true
-        model = self.model if self.training or self.averaged is None else self.averaged
-        output = model(images)
-        if mirrored:
-            output = (output + model(images.flip(3))) / 2
+    # Training
+
+    def answer(self, batch: Batch | Shard) -> tuple[Tensor, Answer]:
+        """Return the loss to train on and what to count."""
+        images, labels = batch[0], batch[1]
+        share = len(labels) / batch.batch_size if isinstance(batch, Shard) else 1.0
+        output = self(images)
+        if not len(labels):  # the share of a last batch that has fewer images than there are processes
+            nothing = output.sum() + sum(weight.sum() * 0 for weight in self.model.parameters())
+            return nothing, Answer(output.detach(), labels, torch.zeros((), device=self.device), share)
         loss = cross_entropy(output, labels)
-        return loss, output, Counts(loss.detach(), (output.argmax(1) == labels).sum(), len(labels))
+        hard = labels if labels.dim() == 1 else labels.argmax(1)  # of mixed images, the larger part
+        counted = Answer(output.detach(), hard, loss.detach(), share)
+        if self.label_smoothing:
+            loss = cross_entropy(output, labels, label_smoothing=self.label_smoothing)
+        if isinstance(batch, Shard):  # gradients are averaged over processes, whose shares are not equal
+            loss = loss * (share * self.trainer.world_size)
+        return loss, counted
 
-    def evaluate(self, batch: Batch, part: str, mirrored: bool = False) -> Tensor:
-        """Count a batch without mixed precision: any reader of the checkpoint gets the same figures."""
-        with torch.autocast(self.device.type, enabled=False):
-            _, output, counts = self.compute(batch, mirrored)
-        self.tallies[part].add(counts)
-        return output
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        """Return a batch's loss; of several batches, take a step for each and return the losses and rates."""
+        if self.automatic_optimization:
+            loss, counted = self.answer(batch)
+            self.count("train", [counted])
+            return loss
+        optimizer: Any = self.optimizers()
+        mixed = torch.is_autocast_enabled(self.device.type)
+        steps = [self.manual_step(one, optimizer, mixed) for one in batch]
+        self.count("train", [counted for counted, _ in steps])
+        return {
+            "losses": torch.stack([counted.loss for counted, _ in steps]),
+            "rates": [rate for _, rate in steps],
+        }
 
-    def start(self, parts: Iterable[str]) -> None:
-        """Start to count anew."""
-        self.tallies.update({part: Tally(self.device) for part in parts})
+    def manual_step(self, batch: Batch, optimizer: Any, mixed: bool) -> tuple[Answer, float]:
+        """Take an optimizer's step, in mixed precision or not; return what to count, and the rate."""
+        rate = optimizer.param_groups[0]["lr"]
+        loss, counted = self.answer(batch)
+        for group in optimizer.param_groups:
+            for weight in group["params"]:
+                weight.grad = None
+        # Backwards without autocast, as Lightning's automatic optimization does.
+        with torch.autocast(self.device.type, enabled=False) if mixed else nullcontext():
+            self.manual_backward(loss)
+        optimizer.step()
+        self.update_average()
+        if self.schedule and self.schedule["interval"] == "step":
+            self.schedule["scheduler"].step()
+        return counted, rate
 
-    def add_up(self, parts: Iterable[str]) -> None:
-        """Let every rank know what all have counted."""
-        if self.ranks.count > 1:
-            for part in parts:
-                self.tallies[part].add_up(self.ranks)
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Take Lightning's step, then follow it with the average."""
+        super().optimizer_step(*args, **kwargs)
+        self.update_average()
 
-    def on_train_start(self) -> None:
-        """Ask whether Lightning has anything to do around a step: for scaled losses, or for a callback."""
-        callbacks: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        self.needs_lightning = getattr(self.trainer.precision_plugin, "scaler", None) is not None or any(
-            getattr(type(callback), hook) is not getattr(L.Callback, hook)
-            for callback in callbacks
-            for hook in STEP_HOOKS
-        )
+    def update_average(self) -> None:
+        """Move the average of the weights, if there is one."""
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.model)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip where Lightning does not."""
+        if not self.automatic_optimization:
+            self.configure_gradient_clipping(optimizer, *self.clipping)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as Lightning does, fused optimizers under bf16-mixed too: nothing is scaled there."""
+        if not gradient_clip_val:
+            return
+        clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
+        clip(self.model.parameters(), gradient_clip_val)
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Leave a plateau's schedule alone: it has stepped at the epoch's end, before the checkpoint."""
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            super().lr_scheduler_step(scheduler, metric)
 
     def on_train_epoch_start(self) -> None:
         """Forget the last epoch's sums."""
-        self.start(["train"])
-
-    def training_step(self, group: Iterable[Batch], batch_idx: int) -> None:
-        """Take an optimizer's step for each batch of a group."""
-        wrapped: Any = self.optimizers()
-        optimizer = wrapped if self.needs_lightning else wrapped.optimizer
-        weights = [weight for settings in optimizer.param_groups for weight in settings["params"]]
-        scheduler = (
-            self.schedule["scheduler"] if self.schedule and self.schedule["interval"] == "step" else None
-        )
-        self.group = []
-        for batch in group:
-            for weight in weights:
-                weight.grad = None
-            counts = self.backward_pass(batch)
-            if self.ranks.count > 1:
-                counts = self.ranks.average(self.model, counts)
-            self.tallies["train"].add(counts)
-            self.group.append((counts.loss, optimizer.param_groups[0]["lr"]))
-            if self.gradient_clip_val:
-                # Lightning's own refuses fused optimizers under bf16-mixed, where nothing is scaled.
-                clip_grad_norm_(self.model.parameters(), self.gradient_clip_val)
-            optimizer.step()
-            if self.averaged:
-                self.averaged.update_parameters(self.model)
-            if scheduler:
-                scheduler.step()
-        self.tallies["train"].settle()
-        if not self.needs_lightning:
-            progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
-            progress.increment_by(len(self.group))
-
-    def backward_pass(self, batch: Batch) -> Counts:
-        """Compute the gradients of one batch; return its counts."""
-        labels = batch[1]
-        if not len(labels):  # of a last batch that has fewer images than there are ranks
-            return Counts(torch.zeros((), device=self.device), torch.zeros((), device=self.device), 0)
-        loss, output, counts = self.compute(batch)
-        if self.label_smoothing:
-            loss = cross_entropy(output, labels, label_smoothing=self.label_smoothing)
-        if self.needs_lightning:
-            self.manual_backward(loss)
-        else:
-            loss.backward()
-        return counts
+        self.reset_metrics(["train"])
+        self.validated = False
 
     def on_train_epoch_end(self) -> None:
-        """Let a schedule that looks at an epoch's figures see them."""
-        if self.schedule and self.schedule["interval"] == "epoch":
-            self.schedule["scheduler"].step(self.trainer.callback_metrics[self.schedule["monitor"]])
+        """Log the epoch's metrics; let a schedule that looks at them step."""
+        self.log_metrics(["train"], logger=True)
+        schedule = self.schedule
+        if schedule is None or schedule["interval"] != "epoch":
+            return
+        if isinstance(schedule["scheduler"], ReduceLROnPlateau):
+            logged, monitor = self.trainer.callback_metrics, schedule["monitor"]
+            if monitor.startswith("val") and not self.validated:
+                return  # trainer.check_val_every_n_epoch: nothing is known of this epoch
+            if monitor not in logged:
+                raise UserError(
+                    f"schedule.monitor={monitor}: nothing of that name is logged. {choices(monitor, logged)}"
+                )
+            schedule["scheduler"].step(logged[monitor])
+        elif not self.automatic_optimization:
+            schedule["scheduler"].step()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the classes' names, for readers, and what each process has counted so far."""
+        checkpoint["classes"] = list(self.classes)
+        counted = self.metrics_of("train").items(keep_base=True, copy_state=False)
+        checkpoint["train_metrics"] = gathered({name: dict(one.metric_state) for name, one in counted})
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on counting from there; of more processes than now, some count for several."""
+        metrics = self.metrics_of("train")
+        metrics.reset()
+        for number, kept in enumerate(
+            checkpoint["train_metrics"][self.global_rank :: self.trainer.world_size]
+        ):
+            for name, one in metrics.items(keep_base=True, copy_state=False):
+                state = {key: to_device(value, self.device) for key, value in kept[name].items()}
+                if number:
+                    one.merge_state(state)
+                else:
+                    vars(one).update(state)
+
+    # Evaluation
+
+    def evaluate(self, batch: Batch, split: str) -> Tensor:
+        """Count a batch without mixed precision: any reader of the checkpoint gets the same metrics."""
+        images, labels = batch[:2]
+        with torch.autocast(self.device.type, enabled=False):
+            output: Tensor = self(images)
+            if split == FLIPPED:
+                output = (output + self(images.flip(3))) / 2
+            self.count(split, [Answer(output, labels, cross_entropy(output, labels))])
+        return output
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the last epoch's sums."""
-        self.start(part_names(self.trainer.val_dataloaders))
+        """Forget the last sums; evaluate what a checkpoint keeps."""
+        share_buffers(self)
+        self.reset_metrics(split_names(self.trainer.val_dataloaders))
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Count a batch of the part whose loader gave it, if it is this rank's turn.
-
-        Ranks take whole batches, so that every image's output has the bits that one process gives it.
-        """
-        if batch_idx % self.ranks.count == self.ranks.rank:
-            self.evaluate(batch, part_names(self.trainer.val_dataloaders)[dataloader_idx])
+        """Count a batch of the split whose loader gave it."""
+        self.evaluate(batch, split_names(self.trainer.val_dataloaders)[dataloader_idx])
 
     def on_validation_epoch_end(self) -> None:
-        """Give callbacks and schedules the figures that they may monitor: of the validation data alone."""
-        self.add_up(part_names(self.trainer.val_dataloaders))
-        if "val" in part_names(self.trainer.val_dataloaders):
-            figures = self.tallies["val"].figures()
-            self.log("val_loss", figures["loss"], logger=False)
-            self.log("val_accuracy", figures["accuracy"], logger=False)
+        """Log what callbacks and schedules may monitor."""
+        self.log_metrics(split_names(self.trainer.val_dataloaders), logger=True)
+        self.validated = True
 
     def on_test_epoch_start(self) -> None:
         """Forget the last sums."""
-        self.start(part_names(self.trainer.test_dataloaders))
-        if self.mirror_test:
-            self.start(["test_mirrored"])
-        self.test_outputs = []
+        self.reset_metrics(self.tested())
 
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Count a batch of the part whose loader gave it; keep what the model says of the test set."""
-        if batch_idx % self.ranks.count != self.ranks.rank:
-            return
-        part = part_names(self.trainer.test_dataloaders)[dataloader_idx]
-        output = self.evaluate(batch, part)
-        if part == "test":
-            self.test_outputs.append(output)
-            if self.mirror_test:
-                self.evaluate(batch, "test_mirrored", mirrored=True)
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Count a batch of the split whose loader gave it; return the model's output."""
+        split = split_names(self.trainer.test_dataloaders)[dataloader_idx]
+        output = self.evaluate(batch, split)
+        if split == "test" and self.tta_flip:
+            self.evaluate(batch, FLIPPED)
+        return output
 
     def on_test_epoch_end(self) -> None:
-        """Put together what the ranks have."""
-        if self.ranks.count == 1:
-            return
-        parts = part_names(self.trainer.test_dataloaders)
-        self.add_up([*parts, "test_mirrored"] if self.mirror_test else parts)
-        outputs = self.ranks.gather([output.cpu() for output in self.test_outputs])
-        batches = sum(map(len, outputs))
-        self.test_outputs = [outputs[i % self.ranks.count][i // self.ranks.count] for i in range(batches)]
+        """Log the final metrics for callbacks and the caller; loggers have an epoch's under these names."""
+        self.log_metrics(self.tested(), logger=False)
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Return the model's output."""
+        output: Tensor = self(batch[0])
+        return output
+
+    # Metrics
+
+    def tested(self) -> list[str]:
+        """Name the splits that a test counts."""
+        return split_names(self.trainer.test_dataloaders) + ([FLIPPED] if self.tta_flip else [])
+
+    def metrics_of(self, split: str) -> MetricCollection:
+        """Return the metrics of a split."""
+        metrics = self.metrics[f"{split}_"]
+        assert isinstance(metrics, MetricCollection)
+        return metrics
+
+    def reset_metrics(self, splits: Iterable[str]) -> None:
+        """Forget what was counted."""
+        for split in splits:
+            self.metrics_of(split).reset()
+
+    def count(self, split: str, answers: list[Answer]) -> None:
+        """Update a split's metrics once with the answers to some batches."""
+        outputs, labels, losses, shares = zip(*answers, strict=True)
+        several = len(answers) > 1
+        sizes = [[float(len(of)) for of in labels], list(shares)]
+        self.metrics_of(split).update(
+            preds=torch.cat(outputs) if several else outputs[0],
+            target=torch.cat(labels) if several else labels[0],
+            losses=torch.stack(losses).double(),
+            sizes=torch.tensor(sizes, dtype=torch.float64, device=self.device),
+        )
+
+    def log_metrics(self, splits: Iterable[str], logger: bool) -> None:
+        """Log what was counted; in the loggers, if they are to have it, at the number of the epoch."""
+        counted: dict[str, Tensor] = {}
+        for split in splits:
+            counted |= self.metrics_of(split).compute()
+        logger = logger and bool(self.trainer.loggers)
+        if logger:
+            counted["step"] = torch.tensor(self.trainer.current_epoch + 1.0)
+        self.log_dict(counted, logger=logger, sync_dist=True, batch_size=1)

@@ -7,6 +7,8 @@ from difflib import get_close_matches
 
 from fmnist_lit.interrupt import Interrupted
 
+MOST_CHOICES = 60  # in a message
+
 
 class UserError(Exception):
     """A failure with a message for the user, who needs no traceback. Exit status 1."""
@@ -29,10 +31,11 @@ class Occupied(UsageError):
 
 
 def choices(name: str, known: Iterable[str]) -> str:
-    """Say which names there are and which one was probably meant."""
-    names = sorted(known)
+    """Say which one was probably meant, and which names there are, if that is no page full."""
+    names = sorted(set(known))
     near = get_close_matches(name, names, n=1, cutoff=0.6)
-    return (f"Did you mean {near[0]}? " if near else "") + f"Choices: {', '.join(names)}."
+    guess = f"Did you mean {near[0]}? " if near else ""
+    return guess + (f"Choices: {', '.join(names)}." if len(names) <= MOST_CHOICES or not near else "")
 
 
 def os_message(error: OSError, where: object = None) -> str:

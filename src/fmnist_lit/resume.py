@@ -1,35 +1,61 @@
 """Goes on with a run that was stopped: python train.py resume=RUN."""
 
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from fmnist_lit.config import check, read_config, read_origin
+from fmnist_lit.build import TARGET, TRUSTED, is_inside
+from fmnist_lit.config import leaves, read_config, read_origin
 from fmnist_lit.errors import UsageError, UserError
 from fmnist_lit.logs import log_to_console
-from fmnist_lit.report.run_files import read_metrics
+from fmnist_lit.run_files import read_metrics
 
-KEY = "resume="
+# From where a run that may come from elsewhere builds; what else its classes need is trusted by name.
+BUILT_FROM = (*TRUSTED, "lightning.pytorch.callbacks", "lightning.pytorch.loggers", "torchmetrics")
 
 
-def named_run(arguments: Sequence[str]) -> Path | None:
+class Stopped(NamedTuple):
+    """A run to go on with, and further packages from which its classes may come."""
+
+    directory: Path
+    trust: tuple[str, ...] = ()
+
+
+def named_run(arguments: Sequence[str]) -> Stopped | None:
     """Return the run that a command line wants to go on with; None if it wants something else.
 
     Raises:
         UsageError: it wants both.
     """
-    named = [argument for argument in arguments if argument.startswith(KEY)]
+    named = [argument for argument in arguments if argument.startswith("resume=")]
     if not named:
         return None
-    others = [argument for argument in arguments if argument not in named[:1]]
+    trust = [argument for argument in arguments if argument.startswith("trust=")]
+    others = [argument for argument in arguments if argument not in (named[0], *trust[:1])]
     if others:
         raise UsageError(f"resume=RUN takes everything from the run. Leave out: {shlex.join(others)}")
-    return Path(named[0].removeprefix(KEY))
+    packages = "".join(trust).removeprefix("trust=").strip("[]").split(",")
+    return Stopped(Path(named[0].removeprefix("resume=")), tuple(p.strip() for p in packages if p.strip()))
 
 
-def resume(directory: Path) -> dict[str, Any]:
+def way_on(directory: Path) -> str:
+    """Return the command that goes on with a run of one's own, with what its classes need."""
+    packages = {
+        str(value).partition(".")[0]
+        for key, value in leaves(read_config(directory))
+        if key.endswith(f".{TARGET}") and not is_inside(str(value), BUILT_FROM)
+    }
+    trust = [f"trust={','.join(sorted(packages))}"] if packages else []
+    return f"python {shlex.join([sys.argv[0], f'resume={directory}', *trust])}"
+
+
+def resume(directory: Path, trust: Sequence[str] = ()) -> dict[str, Any]:
     """Go on from the last whole checkpoint to the end; the same bits as without the stop, on a CPU.
+
+    Args:
+        trust: further packages from which the run's classes may come, and to which it may say any path.
 
     Returns:
         What metrics.json holds.
@@ -38,14 +64,16 @@ def resume(directory: Path) -> dict[str, Any]:
         UserError: the run cannot go on, or cannot end well.
     """
     require_unfinished(directory)
+    from fmnist_lit.check import check  # PyTorch is imported here
+    from fmnist_lit.run import run
+
     try:
         config, origin = read_config(directory), read_origin(directory)
-        check(config)
+        check(config, (*BUILT_FROM, *trust))
+        require_no_places(config, trust)
     except UserError as error:
         raise UsageError(f"resume={directory}: {error}") from error
     log_to_console()
-    from fmnist_lit.run import run  # PyTorch is imported here, after the check
-
     config["data"]["images"] = where_they_are(config["data"]["images"], directory)
     try:
         metrics = run(config, directory, *origin, resumed=True)
@@ -56,6 +84,26 @@ def resume(directory: Path) -> dict[str, Any]:
         raise UserError(f"{directory} cannot go on: {type(error).__name__}: {reason}") from error
     (directory / "failure.json").unlink(missing_ok=True)
     return metrics
+
+
+def require_no_places(config: Mapping[str, Any], trust: Sequence[str]) -> None:
+    """Refuse a run whose callbacks or loggers would write out of the place they are run in.
+
+    Raises:
+        UsageError: one names such a place, and its package is not trusted by name.
+    """
+    for group in ("callbacks", "logger"):
+        for name, node in config[group].items():
+            if node is None or is_inside(node[TARGET], trust):
+                continue
+            for key, value in leaves(node):
+                elsewhere = str(value).startswith(("/", "~")) or "://" in str(value)
+                folder = value is not None and key.endswith(("dir", "path", "uri"))
+                if elsewhere or folder or ".." in Path(str(value)).parts:
+                    raise UsageError(
+                        f"{group}.{name}.{key}={value}: a run from elsewhere names no place out of its own. "
+                        f"If it is yours, say trust={node[TARGET].partition('.')[0]}"
+                    )
 
 
 def where_they_are(images: Mapping[str, Any], directory: Path) -> dict[str, Any]:
@@ -69,6 +117,8 @@ def where_they_are(images: Mapping[str, Any], directory: Path) -> dict[str, Any]
     if "folder" not in images:
         return dict(images)
     folder = recorded(images["folder"])
+    if not str(images[TARGET]).endswith(".fashion_mnist"):
+        return {**images, "folder": str(folder)}
     if not (folder / LAYOUT).is_dir():
         raise UsageError(
             f"resume={directory}: its images were expected in {folder}, and they are not there. Put them "

@@ -2,10 +2,11 @@
 
 import json
 import logging
+import math
 import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,46 +14,40 @@ from typing import Any
 import lightning as L
 import torch
 import yaml
-from lightning.pytorch.callbacks import ModelCheckpoint
+from filelock import BaseFileLock, FileLock, Timeout
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from torch.optim import Optimizer
+from torchmetrics import Metric
 
-from fmnist_lit import provenance, tensorboard
+from fmnist_lit import distributed, elastic, provenance, tensorboard
 from fmnist_lit.allocator import keep_freed_memory
 from fmnist_lit.build import build
-from fmnist_lit.checkpoints import (
-    ResumePoints,
-    WholeCheckpoints,
-    load_best,
-    newest_whole,
-    require_same_run,
-    settle,
-)
-from fmnist_lit.classifier import Classifier
-from fmnist_lit.config import ORIGIN
+from fmnist_lit.callbacks import BestCheckpoint, History, ResumeCheckpoint
+from fmnist_lit.checkpoints import LAST, AtomicCheckpointIO, latest_valid, load_best, require_same_run, settle
+from fmnist_lit.classifier import FLIPPED, Classifier
+from fmnist_lit.config import ORIGIN, decisive
 from fmnist_lit.data.datamodule import DataModule
-from fmnist_lit.data.images import Images
-from fmnist_lit.errors import Occupied, UserError
-from fmnist_lit.history import History, require_finite
+from fmnist_lit.data.dataset import CLASSES, Images
+from fmnist_lit.errors import Diverged, Occupied, UsageError, UserError
+from fmnist_lit.files import (
+    LOCK,
+    remove_parts,
+    require_all_inside,
+    sync_folder,
+    write_json,
+    write_new,
+    write_whole,
+)
+from fmnist_lit.finetune import freeze, start_from
 from fmnist_lit.interrupt import Signals, own_signals
 from fmnist_lit.logs import logged_to
 from fmnist_lit.models.compute import training_flop
 from fmnist_lit.models.initialization import initialize
 from fmnist_lit.models.layer_table import parameter_count
 from fmnist_lit.models.speedups import prepare
-from fmnist_lit.ranks.exchange import ALONE, Ranks
-from fmnist_lit.ranks.launcher import train_on_ranks
-from fmnist_lit.report.summary import summary
-from fmnist_lit.storage import (
-    remove_parts,
-    require_all_inside,
-    sync_folder,
-    try_lock,
-    write_json,
-    write_new,
-    write_whole,
-)
-from fmnist_lit.sweeps import decisive
-from fmnist_lit.trainer import build_trainer, quiet_lightning
+from fmnist_lit.schedules import build_schedule
+from fmnist_lit.summary import summary
+from fmnist_lit.trainer import build_callbacks, build_trainer, quiet_lightning, steps_per_execution
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +63,7 @@ def run(
     choices: Mapping[str, str],
     command: str,
     resumed: bool = False,
+    claimed: bool = False,
     callbacks: Sequence[L.Callback] = (),
 ) -> dict[str, Any]:
     """Train, test and write everything into ``directory``.
@@ -79,6 +75,7 @@ def run(
         choices: the option chosen of each config group.
         command: that starts the same run again.
         resumed: the directory holds this run already, which goes on from its last whole checkpoint.
+        claimed: by the process that started this one.
         callbacks: what else is to be called in training.
 
     Returns:
@@ -90,20 +87,28 @@ def run(
     """
     directory = Path(os.path.realpath(directory))  # the one name that Lightning and we compare
     require_all_inside(directory)
+    rank = distributed.rank(config)
     images = None
-    if not resumed:
-        images = build(config["data"]["images"])  # first: what is refused leaves the directory free
-        claim(directory, {**config, ORIGIN: {"command": command, "choices": dict(choices)}})
-    several = config["trainer"]["devices"] * config["trainer"]["num_nodes"] > 1
-    with alone(directory) as lock, own_signals() as signals, logged_to(directory / "train.log"):
-        keep_overrides(directory, command)
-        if resumed:
-            for folder in (directory, directory / ".hydra"):
-                remove_parts(folder)
-        if several:
-            assert not callbacks, "ranks know nothing of them"
-            return train_on_ranks(config, directory, choices, command, signals, resumed, lock)
-        return train_and_test(config, directory, choices, command, signals, resumed, callbacks, images=images)
+    if not resumed and not claimed:
+        images = build(config["data"]["images"], "data.images")  # what is refused leaves the directory free
+        build_classifier(config, images.classes)
+        if rank == 0:
+            claim(directory, {**config, ORIGIN: {"command": command, "choices": dict(choices)}})
+    with ExitStack() as opened:
+        signals = opened.enter_context(own_signals(patient=distributed.is_started(config)))
+        if rank == 0:
+            lock = opened.enter_context(alone(directory))
+            opened.enter_context(logged_to(directory / "train.log"))
+            keep_overrides(directory, command)
+            if resumed:
+                for folder in (directory, directory / ".hydra"):
+                    remove_parts(folder)
+        if distributed.world_size(config) > 1 and not distributed.is_started(config):
+            assert not callbacks, "the processes know nothing of them"
+            lock.release()  # the first process will hold it
+            elastic.launch(config, directory, resumed)
+            return dict(json.loads((directory / "metrics.json").read_bytes()))
+        return train_and_test(config, directory, choices, command, signals, resumed, callbacks, images)
 
 
 def train_and_test(
@@ -114,48 +119,49 @@ def train_and_test(
     signals: Signals,
     resumed: bool,
     callbacks: Sequence[L.Callback],
-    ranks: Ranks = ALONE,
-    images: Images | None = None,
+    images: Images | None,
 ) -> dict[str, Any]:
-    """Do what ``run`` says, in a directory that only the first of the ranks writes into."""
+    """Do what ``run`` says, as one of the processes that train together."""
     quiet_lightning()
     keep_freed_memory()
-    torch.set_num_threads(config["threads"] or max(1, DEFAULT_THREADS // config["trainer"]["devices"]))
+    processes = distributed.world_size(config)
+    torch.set_num_threads(config["threads"] or max(1, DEFAULT_THREADS // processes))
     L.seed_everything(config["seed"], verbose=False)
-    classifier = build_classifier(config, ranks)
-    data = build_data(config, ranks, images)
-    history = History(directory / "history.csv" if ranks.first else None)
-    save_every_s = config["callbacks"]["save_every_s"]
-    checkpoints = directory / "checkpoints"
-    resume_points = ResumePoints(checkpoints, save_every_s, signals, ranks, computed(config))
-    trainer = build_trainer(config, directory, history, [*callbacks, resume_points], ranks)
-    log.info("Run directory: %s", directory)
+    named = build_callbacks(config, directory=directory, signals=signals, computed=computed(config))
+    steps = steps_per_execution(config, [*callbacks, *named])
+    if images is None:
+        images = build(config["data"]["images"], "data.images", fetch=not resumed)
+    checkpoint = latest_valid(directory) if resumed else None
+    classifier = build_classifier(config, images.classes, steps, is_new=checkpoint is None)
+    data = build_data(config, steps, images, classifier.outputs)
+    history = History(directory / "history.csv")
+    outputs = tensorboard.TestOutputs(classifier.outputs)
+    trainer = build_trainer(config, directory, [*callbacks, *named], history, steps)
     device = provenance.device_name(trainer.strategy.root_device)
-    device += f", {ranks.count} ranks" if ranks.count > 1 else ""
-    log.info("Device: %s", device)
+    device += f", {processes} processes" if processes > 1 else ""
+    if trainer.is_global_zero:
+        log.info("Run directory: %s", directory)
+        log.info("Device: %s", device)
+        if resumed:
+            log.info("Resumed from %s", checkpoint or "the start: there is no whole checkpoint.")
+        if classifier.start:
+            log.info("%s", classifier.start)
 
-    checkpoint = ranks.gather(newest_whole(directory) if resumed and ranks.first else None)[0]
-    if resumed:
-        log.info("Resumed from %s", checkpoint or "the start: there is no whole checkpoint.")
-    files, all_callbacks = trainer.strategy.checkpoint_io, trainer.callbacks  # type: ignore[attr-defined]
-    assert isinstance(files, WholeCheckpoints)
     if checkpoint is not None:
-        require_same_run(checkpoint, computed(config), all_callbacks)
-    trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint)
-    if ranks.first:
-        settle(checkpoints, chosen=any(isinstance(each, ModelCheckpoint) for each in all_callbacks))
-    ranks.wait()
-    best = load_best(checkpoints, files.best if ranks.first else None)
-    classifier.load_state_dict(best["state_dict"])
+        require_same_run(checkpoint, computed(config), trainer.callbacks)  # type: ignore[attr-defined]
+    fit(trainer, classifier, data, directory, checkpoint)
+    trainer.callbacks.append(outputs)  # type: ignore[attr-defined] # now, for it costs a little in each step
     trainer.test(classifier, datamodule=data, verbose=False)
 
     metrics = {
-        **final_figures(classifier),
+        **final_metrics(trainer),
         "epochs": len(history.rows),
-        "seconds": resume_points.seconds,
-        "images_per_second": history.images / history.steps_s,
+        "seconds": next(c.seconds for c in named if isinstance(c, ResumeCheckpoint)),
+        "images_per_second": history.all_images / history.steps_s,
         "parameters": parameter_count(classifier.model),
-        "training_tflop": training_flop(classifier.model) * history.images / 1e12,
+        "training_tflop": training_flop(classifier.model) * history.all_images / 1e12,
+        "classes": list(images.classes),
+        "statistics": list(images.statistics),
         "device": device,
         "seed": config["seed"],
         "choices": dict(choices),
@@ -164,12 +170,38 @@ def train_and_test(
         "command": command,
     }
     check_loss(config, classifier, metrics)
-    if not ranks.first:
+    if not trainer.is_global_zero:
         return metrics
-    tensorboard.log_run(trainer, classifier, data, config, choices, metrics)
+    tensorboard.log_run(trainer, classifier, data, config, choices, metrics, outputs)
     write_json(directory / "metrics.json", metrics)  # last: a run that has it is finished
     log.info("%s", summary(directory, metrics))
     return metrics
+
+
+def fit(
+    trainer: L.Trainer,
+    classifier: Classifier,
+    data: DataModule,
+    directory: Path,
+    checkpoint: Path | None,
+) -> None:
+    """Train, from a checkpoint on if there is one, then load the weights that are tested."""
+    trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint)
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return
+    best = next((one for one in trainer.checkpoint_callbacks if isinstance(one, BestCheckpoint)), None)
+    chosen = best is not None and bool(best.best_model_path)
+    if any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        trainer.save_checkpoint(directory / "checkpoints" / LAST)  # it has put the average in its place
+        log.info("What is tested is the average of StochasticWeightAveraging.")
+        chosen = False
+    if trainer.is_global_zero:
+        settle(directory / "checkpoints", chosen)
+    trainer.strategy.barrier()
+    files = trainer.strategy.checkpoint_io
+    assert isinstance(files, AtomicCheckpointIO)
+    named = files.best if chosen and trainer.is_global_zero else None
+    classifier.load_state_dict(load_best(directory / "checkpoints", named)["state_dict"])
 
 
 def computed(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,67 +236,144 @@ def keep_overrides(directory: Path, command: str) -> None:
 
 
 @contextmanager
-def alone(directory: Path) -> Iterator[int]:
-    """Keep other processes out of a run directory; the lock ends with the process, however that ends.
-
-    Yields:
-        The lock's file descriptor; it lasts as long as any process that inherits it.
+def alone(directory: Path) -> Iterator[BaseFileLock]:
+    """Keep other processes out of a run directory; the lock ends with the process, if not before.
 
     Raises:
         Occupied: another process runs here.
     """
-    with (directory / "config.yaml").open("r+") as file:
-        if not try_lock(file):
-            raise Occupied(f"{directory}: this run is going on, in another process.")
-        yield file.fileno()
+    try:
+        with FileLock(directory / LOCK, timeout=0) as lock:
+            yield lock
+    except Timeout as error:
+        raise Occupied(f"{directory}: this run is going on, in another process.") from error
 
 
-def build_classifier(config: Mapping[str, Any], ranks: Ranks = ALONE) -> Classifier:
-    """Build the model, draw its weights, and wrap it for training."""
-    model = build(config["model"])
+def build_classifier(
+    config: Mapping[str, Any], classes: Sequence[str] = CLASSES, steps: int = 1, is_new: bool = True
+) -> Classifier:
+    """Build the model, draw its weights, and wrap it for training.
+
+    Args:
+        classes: their names.
+        is_new: no checkpoint of the run itself is going to be loaded.
+
+    Raises:
+        UsageError: the model does not fit the classes, or the weights that it is to start from.
+    """
+    model = build(config["model"], "model", classes=len(classes))
+    outputs = count_outputs(model)
     initialize(model, **config["init"])
+    if outputs < len(classes):
+        raise UsageError(f"model: it has {outputs} outputs, and data.images {len(classes)} classes.")
+    start = start_from(model, config["init_from"]) if config["init_from"] and is_new else ""
+    metrics: dict[str, Metric] = {
+        name: build(node, f"metrics.{name}", num_classes=outputs)
+        for name, node in config["metrics"].items()
+        if node is not None
+    }
+    flips = config["augment"].get("affine") or {}
     classifier = Classifier(
         prepare(model),
+        classes=classes,
+        outputs=outputs,
+        start=start,
+        still=freeze(model, config["freeze"]),
         optimizer=partial(build_optimizer, config),
-        schedule=partial(build, config["schedule"]),
-        gradient_clip_val=config["trainer"]["gradient_clip_val"],
+        schedule=partial(build_schedule, config["schedule"]),
+        metrics=metrics,
         label_smoothing=config["label_smoothing"],
-        weight_averaging=config["weight_averaging"],
-        mirror_test=config["augment"]["flip"] > 0,  # a network that saw no mirror images knows none
-        ranks=ranks,
+        ema_decay=config["ema_decay"],
+        tta_flip=bool(flips.get("flip")),  # a network that saw no mirror images knows none
+        steps_per_execution=steps,
+        gradient_clip_val=config["trainer"].get("gradient_clip_val"),
+        gradient_clip_algorithm=config["trainer"].get("gradient_clip_algorithm"),
     )
-    if config["trainer"]["precision"] == "64-true":
+    if config["trainer"].get("precision") == "64-true":
         classifier.double()  # Lightning does so too late: it loads a checkpoint before, digits are lost
     return classifier
 
 
-def build_data(config: Mapping[str, Any], ranks: Ranks = ALONE, images: Images | None = None) -> DataModule:
-    """Build the data module, with images that were read already if there are any."""
+def count_outputs(model: torch.nn.Module) -> int:
+    """Count the outputs of a model that was just built.
+
+    Raises:
+        UsageError: its output is no row for an image.
+    """
+    training = model.training
+    with torch.no_grad():
+        output = model.eval()(torch.zeros(1, 1, 28, 28))
+    model.train(training)
+    if output.dim() != 2:
+        raise UsageError(
+            f"model: an image gives {tuple(output.shape)}; it must give a number for each class."
+        )
+    return int(output.shape[1])
+
+
+def build_data(
+    config: Mapping[str, Any], steps: int = 1, images: Images | None = None, outputs: int = len(CLASSES)
+) -> DataModule:
+    """Build the data module, with images that were read already if there are any.
+
+    Args:
+        outputs: of the model, for what mixes labels.
+    """
+    changes = [
+        build(node, f"augment.{name}", classes=outputs) for name, node in config["augment"].items() if node
+    ]
+    augmentations = [change for change in changes if not hasattr(change, "__bool__") or change]
+    node, given = dict(config["data"]), dict[str, Any]()
+    if images is not None:
+        node.pop("images")
+        given["images"] = images
     data: DataModule = build(
-        config["data"] if images is None else {**config["data"], "images": images},
+        node,
+        "data",
+        **given,
         seed=config["seed"],
-        limit_train_batches=config["trainer"]["limit_train_batches"],
-        augmentation=build(config["augment"]),
-        share=ranks.share if ranks.count > 1 else None,
+        augmentations=augmentations,
+        steps_per_execution=steps,
+        rank=distributed.rank(config),
+        world_size=distributed.world_size(config),
     )
     return data
 
 
 def build_optimizer(config: Mapping[str, Any], parameters: Iterable[torch.nn.Parameter]) -> Optimizer:
     """Build the optimizer, with one kernel for the whole step where PyTorch has one."""
-    one_kernel = {"fused": True} if config["optim"]["_target_"] in FUSED else {}
-    optimizer: Optimizer = build(config["optim"], parameters, **one_kernel)
+    one_kernel = config["optim"]["_target_"] in FUSED and config["trainer"].get("precision") != "16-mixed"
+    facts: dict[str, Any] = {"fused": True} if one_kernel else {}
+    optimizer: Optimizer = build(config["optim"], "optim", parameters, **facts)
     return optimizer
 
 
-def final_figures(classifier: Classifier) -> dict[str, Any]:
-    """Return accuracy and loss of each part, in evaluation mode with the checkpoint that is tested."""
-    parts: dict[str, Any] = dict.fromkeys(("train", "val", "test"))
-    for part, tally in classifier.tallies.items():
-        figures = tally.figures()
-        require_finite(f"the {part} loss of the best checkpoint", figures["loss"])
-        parts[part] = {name: figures[name] for name in ("accuracy", "loss")}
-    return parts
+def final_metrics(trainer: L.Trainer) -> dict[str, Any]:
+    """Return what was logged of each split, in evaluation mode with the checkpoint that is tested.
+
+    Raises:
+        Diverged: a loss is no number.
+    """
+    splits: dict[str, Any] = dict.fromkeys(("train", "val", "test"))
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items() if value.numel() == 1}
+    for split in (FLIPPED, "train", "val", "test"):
+        names = [name for name in logged if name.startswith(f"{split}_")]
+        metrics = {name.removeprefix(f"{split}_"): logged.pop(name) for name in names}
+        metrics.pop("loss_sum", None)  # of batches of another size than in training
+        if metrics:
+            splits[split] = metrics
+            require_finite(f"the {split} loss of the best checkpoint", metrics["loss"])
+    return splits
+
+
+def require_finite(name: str, loss: float) -> None:
+    """Refuse a loss that is no number.
+
+    Raises:
+        Diverged: it is infinite or not a number.
+    """
+    if not math.isfinite(loss):
+        raise Diverged(f"{name} is {loss}: training diverged. Try a lower learning rate: optim.lr=...")
 
 
 def check_loss(config: Mapping[str, Any], classifier: Classifier, metrics: Mapping[str, Any]) -> None:
@@ -272,7 +381,7 @@ def check_loss(config: Mapping[str, Any], classifier: Classifier, metrics: Mappi
     within = config["debug"]["loss_within"]
     if within is None:
         return
-    floor, loss = float(classifier.model.loss_floor), metrics["train"]["loss"]  # type: ignore[arg-type]
+    floor, loss = float(getattr(classifier.model, "loss_floor", 0.0)), metrics["train"]["loss"]
     verdict = f"training loss {loss:.4f}, floor {floor:.4f}, allowed distance {within}"
     if loss - floor > within:
         raise UserError(f"the model did not learn its few images by heart: {verdict}.")

@@ -5,8 +5,8 @@ other keys are the target's arguments; ``interval`` and ``monitor`` are Lightnin
 """
 
 import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import (
@@ -17,6 +17,8 @@ from torch.optim.lr_scheduler import (
     ReduceLROnPlateau,
 )
 
+from fmnist_lit.build import build, target_of
+from fmnist_lit.constraints import AtLeastOne, Natural, NotNegative, OpenShare, Text
 from fmnist_lit.errors import UsageError
 
 # What Lightning's ``configure_optimizers`` may return under "lr_scheduler", or None: the rate stays.
@@ -28,40 +30,24 @@ RISING = ("acc", "auc", "auroc", "dice", "f1", "iou", "kappa", "precision", "r2"
 FALLING = ("brier", "ece", "entropy", "err", "hinge", "loss", "mae", "mse", "nll", "perplexity", "rmse")
 
 
-def make_schedule(
-    target: Callable[..., Any], optimizer: Optimizer, steps: int, /, **settings: Any
+def build_schedule(
+    node: Mapping[str, Any], optimizer: Optimizer, steps: int, trusted: Sequence[str] | None = None
 ) -> Schedule:
-    """Call a target with its settings; return Lightning's form.
+    """Build a schedule in Lightning's form, which has ``interval`` and ``monitor`` where a target has none.
 
     Args:
-        target: class or function.
-        optimizer: carries the rate of the config's optimizer.
         steps: of the whole run; ``total_steps`` of a target that takes them and was not told otherwise.
-        settings: the other keys of the node.
-
-    >>> import torch
-    >>> sgd = torch.optim.SGD([torch.ones(1)], lr=0.1, momentum=0.9)
-    >>> make_schedule(torch.optim.lr_scheduler.StepLR, sgd, 100, step_size=5)["interval"]
-    'epoch'
-    >>> make_schedule(torch.optim.lr_scheduler.OneCycleLR, sgd, 100, max_lr=0.1)["scheduler"].total_steps
-    100
 
     Raises:
-        UsageError: the target refuses its settings, or what it returns is no schedule.
+        UsageError: it cannot be.
     """
-    known = inspect.signature(target).parameters
-    outer = {
-        key: settings.pop(key) for key in ("interval", "monitor") if key in settings and key not in known
-    }
-    if "total_steps" in known and settings.get("total_steps", settings.get("epochs")) is None:
-        settings["total_steps"] = steps
-    if target is ReduceLROnPlateau and outer.get("monitor") and "mode" not in settings:
-        settings["mode"] = mode_of(outer["monitor"])  # else it would take any metric for a loss
-    try:
-        built = target(optimizer, **settings)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"schedule: {error}") from error
-    return as_lightning(built, **outer)
+    known = inspect.signature(target_of(node, "schedule", trusted)).parameters
+    outer = {key: node[key] for key in ("interval", "monitor") if key in node and key not in known}
+    inner = {key: value for key, value in node.items() if key not in outer}
+    if outer.get("monitor") and "mode" in known and "mode" not in node:
+        inner["mode"] = mode_of(outer["monitor"])  # else PyTorch's would take any metric for a loss
+    facts = {} if inner.get("epochs") else {"total_steps": steps}
+    return as_lightning(build(inner, "schedule", optimizer, trusted=trusted, **facts), **outer)
 
 
 def as_lightning(built: Any, **outer: Any) -> Schedule:
@@ -108,6 +94,17 @@ def mode_of(metric: str) -> str:
     )
 
 
+def require_below(min_lr: float, optimizer: Optimizer) -> None:
+    """Refuse a lowest rate above the highest.
+
+    Raises:
+        UsageError: it is.
+    """
+    highest = optimizer.param_groups[0]["lr"]
+    if min_lr > highest:
+        raise UsageError(f"schedule.min_lr={min_lr} lies above optim.lr={highest}.")
+
+
 def constant(optimizer: Optimizer, total_steps: int) -> Schedule:
     """Keep the rate."""
     return None
@@ -116,15 +113,16 @@ def constant(optimizer: Optimizer, total_steps: int) -> Schedule:
 def plateau(
     optimizer: Optimizer,
     total_steps: int,
-    monitor: str,
-    factor: float,
-    patience: int,
-    cooldown: int,
-    threshold: float,
-    min_lr: float,
-    mode: str | None = None,
+    monitor: Text,
+    factor: OpenShare,
+    patience: Natural,
+    cooldown: Natural,
+    threshold: NotNegative,
+    min_lr: NotNegative,
+    mode: Literal["min", "max"] | None = None,
 ) -> Schedule:
     """Cut the rate when ``monitor`` has not improved for ``patience`` epochs; its name gives the mode."""
+    require_below(min_lr, optimizer)
     scheduler = ReduceLROnPlateau(
         optimizer,
         mode=mode or mode_of(monitor),  # type: ignore[arg-type]
@@ -138,14 +136,19 @@ def plateau(
     return {"scheduler": scheduler, "interval": "epoch", "monitor": monitor}
 
 
-def cosine(optimizer: Optimizer, total_steps: int, min_lr: float) -> Schedule:
+def cosine(optimizer: Optimizer, total_steps: int, min_lr: NotNegative) -> Schedule:
     """Follow half a cosine down to ``min_lr`` (Loshchilov and Hutter 2017, without restarts)."""
+    require_below(min_lr, optimizer)
     scheduler = CosineAnnealingLR(optimizer, T_max=total_steps, eta_min=min_lr)
     return {"scheduler": scheduler, "interval": "step"}
 
 
 def onecycle(
-    optimizer: Optimizer, total_steps: int, warmup: float, div_factor: float, final_div_factor: float
+    optimizer: Optimizer,
+    total_steps: int,
+    warmup: OpenShare,
+    div_factor: AtLeastOne,
+    final_div_factor: AtLeastOne,
 ) -> Schedule:
     """Climb to the optimizer's rate for ``warmup`` of all steps, then fall (Smith and Topin 2018)."""
     scheduler = OneCycleLR(

@@ -9,19 +9,22 @@ from typing import Any
 
 import lightning as L
 import optuna
+from filelock import FileLock
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from sqlalchemy.exc import SQLAlchemyError
 
-from fmnist_lit import launch  # registers the resolvers that conf/ uses
-from fmnist_lit.config import INCIDENTAL, check, origin, resolved
+from fmnist_lit import app  # registers the resolvers that conf/ uses
+from fmnist_lit.check import check
+from fmnist_lit.config import INCIDENTAL, has_validation, origin, resolved
+from fmnist_lit.distributed import world_size
 from fmnist_lit.errors import Diverged, UsageError
+from fmnist_lit.files import write_json
 from fmnist_lit.interrupt import Interrupted
 from fmnist_lit.run import run
 from fmnist_lit.search_space import CONF, Search, override_of, suggest
-from fmnist_lit.storage import locked, write_json
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +43,11 @@ def compose_config(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, 
         groups, command = origin(composed.hydra)
         config = resolved(composed)
     except (HydraException, OmegaConfBaseException) as error:
-        raise UsageError(launch.message(error)) from error
+        raise UsageError(app.message(error)) from error
     check(config)
-    if config["data"]["val_fraction"] == 0:
+    if not has_validation(config):
         raise UsageError("data.val_fraction=0: a search needs validation data.")
-    if config["trainer"]["strategy"] == "ddp":
+    if world_size(config) > 1:
         raise UsageError("trainer=ddp: a search trains on one device. Start a worker for each instead.")
     return config, groups, command
 
@@ -107,7 +110,7 @@ def optimize(
         Interrupted: a signal came.
     """
     compose_config([*search.overrides, *(override_of(key, value) for key, value in search.start.items())])
-    with locked(folder / "study.lock"):  # several workers may start at once
+    with FileLock(folder / "study.lock"):  # several workers may start at once
         study = optuna.create_study(
             storage=opened(storage),
             pruner=optuna.pruners.MedianPruner(n_startup_trials=5),

@@ -11,15 +11,14 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from fmnist_lit.config import INCIDENTAL, check_value, leaves, read_config
+from fmnist_lit.config import INCIDENTAL, check_whole, decisive, differences, read_config
 from fmnist_lit.errors import Occupied, UsageError, UserError
-from fmnist_lit.storage import is_locked, write_json
+from fmnist_lit.files import LOCK, is_locked, write_json
 
 log = logging.getLogger(__name__)
 
 SWEEP_FILE = "sweep.json"
 OF_ALL_JOBS = ("name", "output_dir")
-SAID = 5  # of the keys that differ
 WAIT_S = 15.0  # for jobs of a command that was killed: they save and end
 
 
@@ -32,8 +31,7 @@ def gather_jobs(config: DictConfig) -> None:
     Raises:
         UsageError: the command line says otherwise; the message says what can be done.
     """
-    for key in OF_ALL_JOBS:
-        check_value(key, config[key])
+    check_whole({key: config[key] for key in OF_ALL_JOBS})
     further = OmegaConf.select(config, "hydra.sweeper.params") or {}
     swept = [*config.hydra.overrides.task, *(f"{key}={value}" for key, value in further.items())]
     for override in OverridesParser.create().parse_overrides(swept):
@@ -113,24 +111,12 @@ def wait_for_jobs(sweep: Path) -> None:
 
 def is_going_on(run: Path) -> bool:
     """Whether another process trains in a run directory."""
-    return (run / "config.yaml").is_file() and is_locked(run / "config.yaml")
+    return is_locked(run / LOCK)
 
 
 def key_of(override: str) -> str:
     """Return the key that an override sets."""
     return override.partition("=")[0].lstrip("+~")
-
-
-def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all keys that say what is computed, not where and how fast."""
-    return {key: value for key, value in leaves(config) if key not in INCIDENTAL}
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Say in which keys two flat configs differ."""
-    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    said = [f"{key} was {before.get(key)}, is {now.get(key)}" for key in keys[:SAID]]
-    return said + ([f"and {len(keys) - SAID} more"] if len(keys) > SAID else [])
 
 
 def refuse_other_job(directory: Path, config: Mapping[str, Any]) -> None:

@@ -7,20 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
-import torch
+import numpy as np
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import OmegaConf
-from torchmetrics.functional.classification import multiclass_confusion_matrix
+from torchmetrics.classification import MulticlassConfusionMatrix
 
 from fmnist_lit.classifier import Classifier
 from fmnist_lit.config import leaves
 from fmnist_lit.data.datamodule import DataModule
-from fmnist_lit.data.images import CLASSES
-from fmnist_lit.report.figures import confusion_matrix_figure, sample_predictions_figure
+from fmnist_lit.plots import SAMPLES, confusion_matrix_plot, sample_plot
 
 log = logging.getLogger(__name__)
-
-SAMPLES = 24
 
 
 def log_run(
@@ -30,12 +27,14 @@ def log_run(
     config: Mapping[str, Any],
     choices: Mapping[str, str],
     metrics: Mapping[str, Any],
+    outputs: "TestOutputs",
 ) -> None:
     """Complete the events of a finished run, if it has a TensorBoard logger.
 
     Args:
         choices: the option chosen of each config group, as "model": "cnn_c".
         metrics: what metrics.json holds.
+        outputs: what the model said of the test set.
     """
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
@@ -43,13 +42,13 @@ def log_run(
             text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
             logger.experiment.add_text("config", "```yaml\n" + text + "```")
             logger.log_hyperparams(hyperparameters(config, choices), final_metrics(metrics))
-            log_figures(logger, classifier, data, trainer.current_epoch)
+            log_plots(logger, data, outputs, trainer.current_epoch)
             logger.finalize("success")
 
 
 def log_graph(logger: TensorBoardLogger, classifier: Classifier, data: DataModule) -> None:
     """Log the network's graph, traced with one image; it is not worth a run's result if that fails."""
-    images, _ = next(iter(data.evaluation_loader("test")))
+    images = next(iter(data.evaluation_loader("test")))[0]
     weight = next(classifier.model.parameters())  # on the CPU again after a run, perhaps of double precision
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer deprecates itself; the graph is right
@@ -82,19 +81,53 @@ def final_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def log_figures(logger: TensorBoardLogger, classifier: Classifier, data: DataModule, step: int) -> None:
+class TestOutputs(L.Callback):
+    """Keeps what the figures of the test set show: the confusion matrix and the first predictions.
+
+    Args:
+        classes: outputs of the model.
+    """
+
+    def __init__(self, classes: int) -> None:
+        self.confusion = MulticlassConfusionMatrix(classes)
+        self.predicted: list[int] = []
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count where the model answers."""
+        self.confusion.to(pl_module.device)
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count a batch's answers, if it is one of the test set."""
+        loaders: Any = trainer.test_dataloaders
+        if list(loaders)[dataloader_idx] != "test":
+            return
+        self.confusion.update(outputs.argmax(1), batch[1])
+        self.predicted += outputs[: max(0, SAMPLES - len(self.predicted))].argmax(1).tolist()
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Add up what all processes have counted."""
+        self.counts = self.confusion.compute().cpu().numpy()
+
+
+def log_plots(logger: TensorBoardLogger, data: DataModule, outputs: TestOutputs, step: int) -> None:
     """Log the test set's confusion matrix and the first images with their predictions."""
-    predicted = torch.cat(classifier.test_outputs).argmax(1).cpu()
-    images, labels = data.parts["test"]
-    labels = labels[: len(predicted)].cpu()  # fewer than all only if test batches are limited
-    counts = multiclass_confusion_matrix(predicted, labels, num_classes=len(CLASSES))
-    writer = logger.experiment
-    writer.add_figure("test/confusion_matrix", confusion_matrix_figure(counts.numpy(), CLASSES), step)
-    samples = sample_predictions_figure(
-        images[:SAMPLES].cpu().numpy(),
-        labels[:SAMPLES].numpy(),
-        predicted[:SAMPLES].numpy(),
-        CLASSES,
+    images, labels = (part[: len(outputs.predicted)].cpu().numpy() for part in data.splits["test"])
+    names, writer = data.images.classes, logger.experiment
+    classes = (*names, *map(str, range(len(names), len(outputs.counts))))  # a model may have more outputs
+    writer.add_figure("test/confusion_matrix", confusion_matrix_plot(outputs.counts, classes), step)
+    samples = sample_plot(
+        images,
+        labels,
+        np.array(outputs.predicted),
+        classes,
         heading="Test images with the predicted class",
     )
     writer.add_figure("test/predictions", samples, step)

@@ -1,56 +1,86 @@
-"""The Trainer: what Lightning is told, and what it is to leave out."""
+"""Lightning's Trainer as a config describes it, with what a run adds: its callbacks and whole checkpoints."""
 
 import logging
+import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from fmnist_lit.build import build
-from fmnist_lit.checkpoints import StopWhenDiverged, WholeCheckpoints
+from fmnist_lit.build import build, checked, trainer_arguments
+from fmnist_lit.callbacks import History, ResumeCheckpoint, StopWhenDiverged
+from fmnist_lit.checkpoints import AtomicCheckpointIO
+from fmnist_lit.config import has_validation
+from fmnist_lit.distributed import is_started
 from fmnist_lit.errors import UsageError, UserError
-from fmnist_lit.history import History
-from fmnist_lit.progress import ProgressBar
-from fmnist_lit.ranks.exchange import ALONE, Ranks
+
+GROUP_IMAGES = 1024  # in a call of training_step: a tenth of a second of the fastest models
+# Flags whose unit is a batch of Lightning's, and the values that leave them out.
+OF_SINGLE_STEPS: dict[str, tuple[Any, ...]] = {
+    "accumulate_grad_batches": (1,),
+    "fast_dev_run": (False, 0),
+    "limit_train_batches": (None, 1.0),
+    "max_steps": (-1,),
+    "min_steps": (None,),
+    "overfit_batches": (0, 0.0),
+    "val_check_interval": (None, 1.0),
+}
+# Of Lightning's own callbacks, those that do nothing or something else between several steps at once.
+STEP_CALLBACKS = (
+    "StochasticWeightAveraging",
+    "GradientAccumulationScheduler",
+    "WeightAveraging",
+    "EMAWeightAveraging",
+)
+BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
 
 
 def quiet_lightning() -> None:
     """Leave out what Lightning says to every run: devices, tips, and its own use of deprecated names."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for package in ("lightning.pytorch", "lightning.fabric"):
+        logger = logging.getLogger(package)
+        logger.setLevel(logging.WARNING)
+        logger.handlers.clear()  # what it does say is for the terminal and train.log, as all else
+        logger.propagate = True
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # a report that was asked for
     for category in (DeprecationWarning, FutureWarning):
         warnings.filterwarnings("ignore", category=category, module=r"lightning\.")
-    # A resumed run finds its own checkpoints, and its loader knows its place.
-    warnings.filterwarnings("ignore", message=".*(exists and is not empty|dataloader is not resumable).*")
+    # A resumed run finds its own checkpoints; its images lie on the device, where no workers help.
+    warnings.filterwarnings("ignore", message=".*(exists and is not empty|does not have many workers).*")
     # A run that goes on without all of its state is another run.
     for loss in ("won't be reloaded", "callbacks used to create the checkpoint"):
         warnings.filterwarnings("error", message=f"(?s).*{loss}.*")
+    # An epoch that is cut short has no validation; then the last epoch is tested.
+    warnings.filterwarnings("ignore", message=".*could not find the monitored key.*")
+    # Normalization of a part that is frozen is in evaluation mode.
+    warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode.*")
     # Nothing is logged in a step, so its interval does not matter; there may be no validation data.
     warnings.filterwarnings("ignore", message=".*(smaller than the logging interval|across ranks is zero).*")
-    # What ranks log they have added up themselves.
-    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
 
 
 def accelerator(settings: Mapping[str, Any]) -> str:
-    """Return "gpu" or "cpu".
+    """Return the accelerator to use: the CPU where "auto" finds no other.
 
     Raises:
         UserError: there are fewer GPUs than ``trainer.devices`` says.
     """
-    if settings["accelerator"] == "cpu":
-        return "cpu"
-    found, wanted = torch.cuda.device_count(), settings["devices"]
-    if settings["accelerator"] == "auto" and not found:
+    named, wanted = settings.get("accelerator", "auto"), settings.get("devices", 1)
+    if named not in ("auto", "gpu", "cuda"):
+        return str(named)
+    found = torch.cuda.device_count()
+    if not found and named == "auto":
         return "cpu"
     if not found:
         raise UserError("trainer=gpu: PyTorch sees no CUDA device here. Choose trainer=auto or trainer=cpu.")
-    if found < wanted:
+    if isinstance(wanted, int) and found < wanted:
         raise UserError(
             f"trainer.devices={wanted}: PyTorch sees {found} CUDA devices here. Choose fewer, or the CPU: "
             "trainer.accelerator=cpu."
@@ -58,61 +88,132 @@ def accelerator(settings: Mapping[str, Any]) -> str:
     return "gpu"
 
 
+def needs_single_steps(settings: Mapping[str, Any], callbacks: Sequence[L.Callback]) -> list[str]:
+    """Name the flags and callbacks of a config that only Lightning's own single steps obey."""
+    flags = [
+        f"trainer.{name}"
+        for name, off in OF_SINGLE_STEPS.items()
+        if name in settings and not is_one_of(settings[name], off)
+    ]
+    kinds = {type(callback) for callback in callbacks}
+    return flags + sorted(kind.__name__ for kind in kinds if kind.__name__ in STEP_CALLBACKS)
+
+
+def is_one_of(value: Any, known: Sequence[Any]) -> bool:
+    """Whether a value is there, of its own type: Lightning takes 1 for a batch and 1.0 for all of them."""
+    return any(value == one and type(value) is type(one) for one in known)
+
+
+def looks_at_batches(callback: L.Callback) -> bool:
+    """Whether somebody's callback is called around a batch, of which it expects one."""
+    foreign = not type(callback).__module__.startswith(("fmnist_lit.", "lightning."))
+    return foreign and any(
+        getattr(type(callback), hook) is not getattr(L.Callback, hook) for hook in BATCH_HOOKS
+    )
+
+
+def steps_per_execution(config: Mapping[str, Any], callbacks: Sequence[L.Callback]) -> int:
+    """Return how many batches a call of ``training_step`` gets: a thousand images', or as the config says.
+
+    Raises:
+        UsageError: more than one, and a flag or callback obeys single steps only.
+    """
+    named = config["steps_per_execution"]
+    single = needs_single_steps(config["trainer"], callbacks)
+    if named == "auto":
+        several = max(1, GROUP_IMAGES // config["data"]["batch_size"])
+        return 1 if single or any(map(looks_at_batches, callbacks)) else several
+    if named > 1 and single:
+        raise UsageError(
+            f"{', '.join(single)}: not with steps_per_execution={named}. Set steps_per_execution=1."
+        )
+    return int(named)
+
+
+def build_callbacks(config: Mapping[str, Any], **facts: Any) -> list[L.Callback]:
+    """Build the callbacks of a config.
+
+    A progress bar is only for a terminal, a best checkpoint only where a metric chooses one.
+    """
+    nodes = {name: node for name, node in config["callbacks"].items() if node is not None}
+    best = nodes.get("best", {})
+    if best.get("monitor") is None or (best["monitor"].startswith("val_") and not has_validation(config)):
+        nodes.pop("best", None)
+    if not sys.stdout.isatty():
+        nodes = {name: node for name, node in nodes.items() if not node["_target_"].endswith("ProgressBar")}
+    return [build(node, f"callbacks.{name}", **facts) for name, node in nodes.items()]
+
+
+def try_trainer(config: Mapping[str, Any]) -> None:
+    """Build what a run's Trainer is made of on one CPU, where nothing is written, and drop it.
+
+    Raises:
+        UsageError: a flag or a callback cannot be, or not with several steps at once.
+    """
+    quiet_lightning()
+    facts: dict[str, Any] = {"directory": Path(), "signals": None, "computed": {}}
+    steps_per_execution(config, build_callbacks(config, **facts))
+    arguments = checked(trainer_arguments(), config["trainer"], "trainer.")
+    require_precision(arguments)
+    if arguments.get("accelerator", "auto") in ("auto", "gpu", "cuda"):
+        arguments |= {"accelerator": "cpu", "precision": "32-true"}
+    with trainer_faults():
+        L.Trainer(
+            **arguments | {"devices": 1, "num_nodes": 1, "logger": False, "plugins": LightningEnvironment()}
+        )
+
+
+def require_precision(settings: Mapping[str, Any]) -> None:
+    """Refuse what Lightning would replace by another precision.
+
+    Raises:
+        UsageError: a CPU cannot have it.
+    """
+    if settings.get("precision") == "16-mixed" and settings.get("accelerator") == "cpu":
+        raise UsageError("trainer.precision=16-mixed needs a GPU. On a CPU choose bf16-mixed or 32-true.")
+
+
+@contextmanager
+def trainer_faults() -> Iterator[None]:
+    """Turn what Lightning says of its Trainer's arguments into a message."""
+    try:
+        yield
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise UsageError(f"trainer: {' '.join(str(error).split())}") from error
+
+
 def build_trainer(
-    config: Mapping[str, Any],
-    directory: Path,
-    history: History,
-    callbacks: Sequence[L.Callback],
-    ranks: Ranks = ALONE,
+    config: Mapping[str, Any], directory: Path, callbacks: Sequence[L.Callback], history: History, steps: int
 ) -> L.Trainer:
-    """Build the trainer of one device with its callbacks and loggers; only the first rank logs.
+    """Build the Trainer with its callbacks and loggers.
+
+    Args:
+        steps: to a call of ``training_step``; of more than one, the classifier clips gradients itself.
 
     Raises:
         UserError: there is no such device, or it cannot do what is asked.
     """
-    # Lightning has taken it from a cluster's variables, which number runs or tasks here; it sees one device.
-    rank_zero_only.rank = 0  # type: ignore[attr-defined]
-    ours = ("gradient_clip_val", "limit_train_batches")  # Lightning's unit is a group of batches
-    settings = {key: value for key, value in config["trainer"].items() if key not in ours}
-    settings["accelerator"] = accelerator(settings)
-    if settings["precision"] == "16-mixed" and settings["accelerator"] == "cpu":
-        raise UsageError("trainer.precision=16-mixed needs a GPU. On a CPU choose bf16-mixed or 32-true.")
-    on_gpu = settings["accelerator"] == "gpu"
-    settings |= {"devices": [ranks.local] if on_gpu else 1, "num_nodes": 1, "strategy": "auto"}
-    nodes = config.get("logger", {}).values() if ranks.first else ()
-    loggers = [build(node, save_dir=directory) for node in nodes if node]
-    trainer: L.Trainer = build(
-        settings,
-        logger=loggers,
-        callbacks=[
-            StopWhenDiverged(),
-            history,
-            *([ProgressBar()] if ranks.first else []),
-            *monitoring_callbacks(config, directory),
-            *callbacks,
-        ],
-        # Not what Lightning takes from a cluster's variables: our launcher starts the processes.
-        plugins=[WholeCheckpoints(writes=ranks.first), LightningEnvironment()],
-        default_root_dir=directory,
-        num_sanity_val_steps=0,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    return trainer
-
-
-def monitoring_callbacks(config: Mapping[str, Any], directory: Path) -> list[L.Callback]:
-    """Build what keeps the best epoch and stops early. Without validation data the last epoch is the best."""
-    settings = config["callbacks"]
-    monitor, folder = settings["monitor"], directory / "checkpoints"  # no monitor: the last epoch is tested
-    mode = "max" if monitor == "val_accuracy" else "min"
-    callbacks: list[L.Callback] = []
-    if monitor and config["data"]["val_fraction"] > 0:
-        callbacks.append(
-            ModelCheckpoint(folder, "best", monitor=monitor, mode=mode, enable_version_counter=False)
+    settings = dict(config["trainer"]) | {"accelerator": accelerator(config["trainer"])}
+    require_precision(settings)
+    if steps > 1:
+        settings |= {"gradient_clip_val": None, "gradient_clip_algorithm": None}
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if not is_started(config):
+        # Lightning has taken it from a cluster's variables, which number runs here; it sees one device.
+        rank_zero_only.rank = 0  # type: ignore[attr-defined]
+        plugins.append(LightningEnvironment())
+    nodes = {name: node for name, node in config["logger"].items() if node is not None}
+    bar = any(type(callback).__name__.endswith("ProgressBar") for callback in callbacks)
+    last = [callback for callback in callbacks if isinstance(callback, Checkpoint)]
+    last.sort(key=lambda callback: isinstance(callback, ResumeCheckpoint))  # it saves what the others know
+    others = [callback for callback in callbacks if callback not in last]
+    settings = {"enable_progress_bar": bar, "enable_model_summary": False} | settings
+    arguments = checked(trainer_arguments(), settings, "trainer.")
+    with trainer_faults():
+        return L.Trainer(
+            **arguments,
+            logger=[build(node, f"logger.{name}", save_dir=str(directory)) for name, node in nodes.items()],
+            callbacks=[StopWhenDiverged(), *others, history, *last],
+            plugins=plugins,
+            default_root_dir=str(directory),
         )
-    if settings["patience"] is not None:
-        callbacks.append(
-            EarlyStopping(monitor, settings["min_delta"], settings["patience"], mode=mode, verbose=True)
-        )
-    return callbacks

@@ -3,6 +3,7 @@
 import pickle
 import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -34,6 +35,17 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} is damaged or no checkpoint: {reason}") from error
     return checkpoint
+
+
+def weights_of(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Return a checkpoint's weights under the model's own names: the average's, if there is one."""
+    weights = {str(key): value for key, value in checkpoint["state_dict"].items()}
+    prefix = "averaged.module." if "averaged.n_averaged" in weights else "model."
+    return {
+        key.removeprefix(prefix): value
+        for key, value in weights.items()
+        if key.startswith(prefix) and isinstance(value, torch.Tensor)
+    }
 
 
 def require_intact(file: BinaryIO) -> None:

@@ -9,13 +9,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Generator, Tensor
 from torch.nn.functional import affine_grid, grid_sample, one_hot
 
-from fmnist_lit.data.images import CLASSES
+from fmnist_lit.constraints import NotNegative, Positive, Probability, Share
+from fmnist_lit.data.dataset import CLASSES
 
 SIDE = 28
 # Of RandomErasing (Zhong et al. 2020), torchvision's defaults: share of the image, height over width.
@@ -80,11 +83,14 @@ class RandomAffine:
         fill: what comes in from outside: "black", or "nearest", the image's nearest pixel (as Keras does).
     """
 
-    shift: int = 0
-    flip: float = 0.0
-    rotation: float = 0.0
-    zoom: float = 0.0
-    fill: str = "black"
+    shift: Annotated[int, Field(ge=0, le=27)] = 0
+    flip: Probability = 0.0
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
+    zoom: Share = 0.0
+    fill: Literal["black", "nearest"] = "black"
+
+    def __bool__(self) -> bool:
+        return any((self.shift, self.flip, self.rotation, self.zoom))
 
     def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Changed:
         """Change the images."""
@@ -101,7 +107,10 @@ class RandomAffine:
 class GaussianNoise:
     """Adds normal noise to each pixel; ``std`` is of pixels in [0, 1]."""
 
-    std: float
+    std: NotNegative
+
+    def __bool__(self) -> bool:
+        return self.std > 0
 
     def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Changed:
         """Change the images."""
@@ -113,7 +122,10 @@ class GaussianNoise:
 class RandomErasing:
     """Blackens a rectangle of an image with some probability (Zhong et al. 2020)."""
 
-    probability: float
+    probability: Probability
+
+    def __bool__(self) -> bool:
+        return self.probability > 0
 
     def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Changed:
         """Change the images."""
@@ -155,7 +167,7 @@ class Mixing:
         classes: number of classes.
     """
 
-    alpha: float
+    alpha: Positive
     classes: int = len(CLASSES)
 
     def draw(self, n: int, generator: Generator) -> tuple[float, Tensor]:
@@ -193,66 +205,3 @@ class CutMix(Mixing):
         inside = rectangles(start[0], start[1], *(stop - start))
         cut = torch.where(inside, images[partners], images)
         return cut, self.mixed(shares(labels, self.classes), partners, 1 - inside.float().mean())
-
-
-@dataclass(frozen=True)
-class InTurn:
-    """Several changes, one after the other.
-
-    >>> change = InTurn([RandomAffine(shift=2, flip=0.5), MixUp(alpha=0.2)])
-    >>> random = batch_generator(torch.device("cpu"), seed=0, epoch=0, batch=0)
-    >>> images, labels = change(torch.zeros(8, 28, 28, dtype=torch.uint8), torch.arange(8), random)
-    >>> images.shape, labels.shape
-    (torch.Size([8, 28, 28]), torch.Size([8, 10]))
-    """
-
-    changes: Sequence[Change]
-
-    def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Changed:
-        """Change images and labels."""
-        for change in self.changes:
-            images, labels = change(images, labels, generator)
-        return images, labels
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """What may happen to an image; 0 leaves a change out. What comes in from outside is black.
-
-    Args:
-        shift: whole pixels at most, each way, each axis.
-        flip: probability of a mirror image.
-        rotation: degrees at most, each way.
-        zoom: largest change of the size, each way, as a share.
-        noise: standard deviation of normal noise, of pixels in [0, 1].
-        erasing: probability that a rectangle becomes black (Zhong et al. 2020).
-        validation: change the validation images too.
-    """
-
-    shift: int = 0
-    flip: float = 0.0
-    rotation: float = 0.0
-    zoom: float = 0.0
-    noise: float = 0.0
-    erasing: float = 0.0
-    validation: bool = False
-
-    @property
-    def changes_images(self) -> bool:
-        """Whether anything may happen at all."""
-        return bool(self.changes())
-
-    def changes(self) -> list[Change]:
-        """Return what happens, in order."""
-        moves = self.shift, self.flip, self.rotation, self.zoom
-        possible: list[tuple[bool, Change]] = [
-            (any(moves), RandomAffine(*moves)),
-            (self.noise > 0, GaussianNoise(self.noise)),
-            (self.erasing > 0, RandomErasing(self.erasing)),
-        ]
-        return [change for happens, change in possible if happens]
-
-    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
-        """Change uint8 images of (n, 28, 28): float32 of the same shape, still from 0 to 255."""
-        no_labels = images.new_zeros(len(images), dtype=torch.int64)
-        return InTurn(self.changes())(images.float(), no_labels, generator)[0]

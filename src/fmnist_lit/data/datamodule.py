@@ -1,18 +1,18 @@
-"""The LightningDataModule: split, device, and a loader for each part."""
+"""The LightningDataModule: split, device, and a loader for each split."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 import lightning as L
 import torch
+from pydantic import Field
 
-from fmnist_lit.data.augment import Augmentation
-from fmnist_lit.data.images import CLASSES, Images
-from fmnist_lit.data.loader import Batch, BatchGroups, BatchLoader
-from fmnist_lit.data.split import limited, stratified_split
+from fmnist_lit.constraints import Count, Natural, Seed, Share
+from fmnist_lit.data.augment import Change
+from fmnist_lit.data.dataset import Images
+from fmnist_lit.data.loader import Batch, BatchLoader, TrainLoader
+from fmnist_lit.data.split import limited, split
 from fmnist_lit.errors import UsageError
-
-GROUP_IMAGES = 1024  # in a group of batches: a tenth of a second of the fastest models
 
 
 class DataModule(L.LightningDataModule):
@@ -24,66 +24,79 @@ class DataModule(L.LightningDataModule):
         eval_batch_size: images in an evaluation step.
         val_fraction: of the training images, in [0, 1); 0 means no validation data.
         split_seed: of the split between training and validation.
-        normalization: a name in ``loader.NORMALIZATION``.
-        watch_test: evaluate the test set after every epoch too.
-        limit: keep only this many training images after the split, equal classes.
+        normalization: "standard" (zero mean, unit deviation), "unit" ([0, 1]) or "none" (0 to 255).
+        log_test_every_epoch: evaluate the test set after every epoch too; nothing is selected by it.
+        train_subset: keep only this many training images after the split, equal classes.
+        folds: of a cross-validation, which takes the place of ``val_fraction``; None: none.
+        fold: which of them is validated on, from 0.
+        augment_validation: change the validation images too while training, anew each epoch.
         seed: of the order of the training images, and of their augmentation.
-        limit_train_batches: use only the first so many batches of an epoch.
-        augmentation: of the training images; of the validation images while training, if it says so.
-        share: of each training batch, as BatchLoader takes it.
+        augmentations: of the training images.
+        steps_per_execution: training batches handed out at once.
+        rank: of this process among those that train together.
+        world_size: of them.
     """
 
     def __init__(
         self,
         images: Images,
-        batch_size: int,
-        eval_batch_size: int,
-        val_fraction: float,
-        split_seed: int,
-        normalization: str,
-        watch_test: bool,
-        limit: int | None,
-        seed: int,
-        limit_train_batches: int | None = None,
-        augmentation: Augmentation | None = None,
-        share: Callable[[int], slice] | None = None,
+        batch_size: Count,
+        eval_batch_size: Count,
+        val_fraction: Share,
+        split_seed: Seed,
+        normalization: Literal["standard", "unit", "none"],
+        log_test_every_epoch: bool = False,
+        train_subset: Annotated[int, Field(ge=10, multiple_of=10)] | None = None,
+        folds: Annotated[int, Field(ge=2, le=1000)] | None = None,
+        fold: Natural = 0,
+        augment_validation: bool = False,
+        seed: int = 0,
+        augmentations: Sequence[Change] = (),
+        steps_per_execution: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         super().__init__()
         self.images = images
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_fraction, self.split_seed = val_fraction, split_seed
-        self.normalization, self.watch_test = normalization, watch_test
-        self.limit, self.seed = limit, seed
-        self.limit_train_batches = limit_train_batches
-        self.augmentation = augmentation if augmentation and augmentation.changes_images else None
-        self.share = share
-        self.parts: dict[str, Batch] = {}
+        self.folds, self.fold = folds, fold
+        self.normalization, self.log_test_every_epoch = normalization, log_test_every_epoch
+        self.train_subset, self.seed = train_subset, seed
+        self.augmentations, self.augment_validation = augmentations, augment_validation
+        self.steps_per_execution = steps_per_execution
+        self.rank, self.world_size = rank, world_size
+        self.splits: dict[str, Batch] = {}
+        self.loader: TrainLoader | None = None
+        self.place = {"handed_out": 0}  # in the epoch, of a run that goes on
 
     def setup(self, stage: str | None = None) -> None:
-        """Split, and move each part to the training device; once.
+        """Split, and move each split to the training device; once.
 
         Raises:
-            UsageError: a part would have no images.
+            UsageError: a split would have no images.
         """
-        if self.parts:
+        if self.splits:
             return
         images = self.images
-        train, val = stratified_split(images.train_labels, self.val_fraction, self.split_seed)
-        if self.val_fraction and min(len(train), len(val)) < len(CLASSES):
+        train, val = split(images.train_labels, self.val_fraction, self.split_seed, self.folds, self.fold)
+        least = len(images.classes)
+        wanted = f"data.folds={self.folds}" if self.folds else f"data.val_fraction={self.val_fraction}"
+        if (self.folds or self.val_fraction) and min(len(train), len(val)) < least:
             raise UsageError(
-                f"data.val_fraction={self.val_fraction} leaves {len(train)} training and {len(val)} "
-                f"validation images of {len(images.train)}; each part needs at least {len(CLASSES)}."
+                f"{wanted} leaves {len(train)} training and {len(val)} "
+                f"validation images of {len(images.train)}; each split needs at least {least}."
             )
-        train = limited(train, images.train_labels, self.limit)
+        train = limited(train, images.train_labels, self.train_subset)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        parts = {
+        splits = {
             "train": (images.train[train], images.train_labels[train]),
             "val": (images.train[val], images.train_labels[val]),
             "test": (images.test, images.test_labels),
         }
-        self.parts = {
+        self.splits = {
             name: (pixels.to(device), labels.long().to(device))
-            for name, (pixels, labels) in parts.items()
+            for name, (pixels, labels) in splits.items()
             if len(pixels)
         }
 
@@ -91,51 +104,65 @@ class DataModule(L.LightningDataModule):
         """Return the trainer's epoch, 0 without a trainer."""
         return self.trainer.current_epoch if self.trainer else 0
 
-    def train_dataloader(self) -> BatchGroups:
-        """Return the training batches, about a thousand images at a time."""
-        size = max(1, GROUP_IMAGES // self.batch_size)
-        return BatchGroups(self.train_batches(), size, self.groups_done)
-
-    def groups_done(self) -> int:
-        """Return how many groups of the epoch are behind the trainer: more than none where a run resumes."""
-        return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.trainer else 0
-
-    def train_batches(self) -> BatchLoader:
+    def train_dataloader(self) -> TrainLoader:
         """Return shuffled training batches, another order each epoch."""
-        return BatchLoader(
-            *self.parts["train"],
+        # Lightning: the same batches each epoch.
+        fixed = bool(self.trainer and self.trainer.overfit_batches)  # type: ignore[attr-defined]
+        batches = BatchLoader(
+            *self.splits["train"],
             self.batch_size,
             self.normalization,
-            shuffle_seed=self.seed,
+            shuffle_seed=None if fixed else self.seed,
             epoch=self.epoch,
-            limit=self.limit_train_batches,
-            augmentation=self.augmentation,
+            augmentations=self.augmentations,
             augmentation_seed=self.seed,
-            share=self.share,
+            rank=self.rank,
+            world_size=self.world_size,
+            statistics=self.images.statistics,
         )
+        self.loader = TrainLoader(batches, self.steps_per_execution)
+        self.loader.load_state_dict(self.place)
+        self.place = {"handed_out": 0}
+        return self.loader
 
-    def evaluation_loader(self, part: str, augmentation: Augmentation | None = None) -> BatchLoader:
-        """Return a part's batches ("train", "val" or "test") in their fixed order."""
+    def state_dict(self) -> dict[str, int]:
+        """Return the place in the epoch, which Lightning keeps in its checkpoints."""
+        return self.place if self.loader is None else self.loader.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Let the next training loader begin there.
+
+        Lightning keeps a loader's place too, but forgets it where a schedule has asked for the steps.
+        """
+        self.place = state_dict
+
+    def evaluation_loader(self, split: str, augmentations: Sequence[Change] = ()) -> BatchLoader:
+        """Return a split's batches ("train", "val" or "test") in their fixed order."""
         return BatchLoader(
-            *self.parts[part],
+            *self.splits[split],
             self.eval_batch_size,
             self.normalization,
             epoch=self.epoch,
-            augmentation=augmentation,
+            augmentations=augmentations,
             augmentation_seed=self.seed + 2**32,  # not the changes of any seed's training images
+            rank=self.rank,
+            world_size=self.world_size,
+            statistics=self.images.statistics,
         )
 
     def val_dataloader(self) -> dict[str, BatchLoader]:
         """Return what is evaluated after every epoch, by name."""
-        watched = ["val", "test"] if self.watch_test else ["val"]
-        changed = {"val": self.augmentation} if self.augmentation and self.augmentation.validation else {}
+        watched = ["val", "test"] if self.log_test_every_epoch else ["val"]
+        changed = {"val": self.augmentations} if self.augment_validation else {}
         return {
-            part: self.evaluation_loader(part, changed.get(part)) for part in watched if part in self.parts
+            name: self.evaluation_loader(name, changed.get(name, ()))
+            for name in watched
+            if name in self.splits
         }
 
     def test_dataloader(self) -> dict[str, BatchLoader]:
-        """Return what is evaluated at the end, by name: all parts, as they are."""
-        return {part: self.evaluation_loader(part) for part in self.parts}
+        """Return what is evaluated at the end, by name: all splits, as they are."""
+        return {name: self.evaluation_loader(name) for name in self.splits}
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Do nothing: the images already lie on the training device."""

@@ -5,28 +5,35 @@ sample into a tensor, and it makes the order a function of seed and epoch alone.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
-from fmnist_lit.data.augment import Augmentation, batch_generator
-from fmnist_lit.data.images import PIXEL_MEAN, PIXEL_STD
-
-# Pixel p from 0 to 255 becomes p * scale - offset.
-NORMALIZATION = {
-    "standard": (1 / (255 * PIXEL_STD), PIXEL_MEAN / PIXEL_STD),
-    "unit": (1 / 255, 0.0),
-    "none": (1.0, 0.0),
-}
+from fmnist_lit.data.augment import Change, batch_generator
+from fmnist_lit.data.dataset import PIXEL_MEAN, PIXEL_STD
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
-def normalize(images: torch.Tensor, normalization: str) -> torch.Tensor:
-    """Turn images of (n, 28, 28), pixels from 0 to 255, into float32 of (n, 1, 28, 28) by NORMALIZATION."""
-    scale, offset = NORMALIZATION[normalization]
+def normalize(
+    images: torch.Tensor, normalization: str, statistics: tuple[float, float] = (PIXEL_MEAN, PIXEL_STD)
+) -> torch.Tensor:
+    """Turn images of (n, 28, 28), pixels from 0 to 255, into float32 of (n, 1, 28, 28).
+
+    Args:
+        normalization: "standard" (zero mean, unit deviation), "unit" ([0, 1]) or "none".
+        statistics: mean and standard deviation of pixels in [0, 1], of the data set; for "standard".
+    """
+    scale, offset = scale_and_offset(normalization, statistics)
     return images.unsqueeze(1).to(torch.float32, copy=True).mul_(scale).sub_(offset)
+
+
+def scale_and_offset(normalization: str, statistics: tuple[float, float]) -> tuple[float, float]:
+    """Return what a pixel from 0 to 255 is multiplied with, and what is then subtracted."""
+    mean, std = statistics
+    known = {"standard": (1 / (255 * std), mean / std), "unit": (1 / 255, 0.0), "none": (1.0, 0.0)}
+    return known[normalization]
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> torch.Tensor:
@@ -36,19 +43,36 @@ def epoch_order(count: int, seed: int, epoch: int) -> torch.Tensor:
     return torch.randperm(count, generator=generator)
 
 
+def share_of(images: int, rank: int, world_size: int) -> slice:
+    """Return a process's part of a batch: sizes differ by one at most, the first ranks have more."""
+    least, more = divmod(images, world_size)
+    start = rank * least + min(rank, more)
+    return slice(start, start + least + (rank < more))
+
+
+class Shard(NamedTuple):
+    """A process's share of a batch that several train on."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    batch_size: int  # of the whole batch
+
+
 class BatchLoader:
     """Iterates over (images, labels): float32 of (b, 1, 28, 28) and int64 of (b,).
 
     Args:
         images: uint8 of (n, 28, 28), on the device where the batches are wanted.
         labels: int64 of (n,), on the same device.
+        normalization: as ``normalize`` takes it.
         shuffle_seed: shuffle by this seed and the epoch; None keeps the order.
         epoch: asked for the current epoch whenever an iteration starts.
-        limit: only the first so many batches; None means all.
-        augmentation: changes each batch before it is normalized; None changes nothing.
+        augmentations: change each batch, one after the other, before it is normalized.
         augmentation_seed: makes the changes, with epoch and batch.
-        share: of a batch of so many images, which ones to hand over; None means all. A batch is changed
-            whole, so that an image looks the same in whatever share it is.
+        rank: of this process among those that train together.
+        world_size: of them; each gets a share of every batch that is shuffled, and whole batches in turn of
+            those that are not. A batch is changed whole, so that an image looks the same in whatever share.
+        statistics: of the data set's pixels.
     """
 
     def __init__(
@@ -59,71 +83,121 @@ class BatchLoader:
         normalization: str,
         shuffle_seed: int | None = None,
         epoch: Callable[[], int] = lambda: 0,
-        limit: int | None = None,
-        augmentation: Augmentation | None = None,
+        augmentations: Sequence[Change] = (),
         augmentation_seed: int = 0,
-        share: Callable[[int], slice] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        statistics: tuple[float, float] = (PIXEL_MEAN, PIXEL_STD),
     ) -> None:
-        self.share = share
         assert len(images) == len(labels) > 0
-        self.limit = limit
         self.images, self.labels = images, labels
-        self.batch_size, self.normalization = batch_size, normalization
+        self.batch_size, self.normalization, self.statistics = batch_size, normalization, statistics
         self.shuffle_seed, self.epoch = shuffle_seed, epoch
-        self.augmentation, self.augmentation_seed = augmentation, augmentation_seed
+        self.rank, self.world_size = rank, world_size
+        self.augmentations, self.augmentation_seed = augmentations, augmentation_seed
+
+    @property
+    def numbers(self) -> range:
+        """The numbers of the batches that are handed over."""
+        every = range(math.ceil(len(self.images) / self.batch_size))
+        # Of fewer batches than processes each takes all: who has none would leave the others waiting.
+        alike = self.shuffle_seed is not None or len(every) < self.world_size
+        return every if alike else every[self.rank :: self.world_size]
 
     def __len__(self) -> int:
-        batches = math.ceil(len(self.images) / self.batch_size)
-        return batches if self.limit is None else min(batches, self.limit)
+        return len(self.numbers)
 
-    def __iter__(self) -> Iterator[Batch]:
-        return self.batches(0)
+    def __iter__(self) -> Iterator[Batch | Shard]:
+        order = self.order()
+        return (self.batch(number, order) for number in self.numbers)
 
-    def batches(self, first: int) -> Iterator[Batch]:
-        """Iterate from a batch on: the same batches as if those before it had been asked for."""
-        for batch, (images, labels) in enumerate(islice(self.pixels(), first, self.limit), first):
-            if self.augmentation:
-                generator = batch_generator(images.device, self.augmentation_seed, self.epoch(), batch)
-                images = self.augmentation(images, generator)
-            if self.share:
-                chosen = self.share(len(labels))
-                images, labels = images[chosen], labels[chosen]
-            yield normalize(images, self.normalization), labels
-
-    def pixels(self) -> Iterator[Batch]:
-        """Cut the images into batches, as they are: uint8 of (b, 28, 28)."""
+    def order(self) -> torch.Tensor | None:
+        """Return the epoch's order of the images, None if they keep their own."""
         if self.shuffle_seed is None:
-            yield from zip(
-                self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True
-            )
-            return
-        order = epoch_order(len(self.images), self.shuffle_seed, self.epoch()).to(self.images.device)
-        for chosen in order.split(self.batch_size):
-            # Several times faster than self.images[chosen], which goes from pixel to pixel.
-            yield self.images.index_select(0, chosen), self.labels.index_select(0, chosen)
+            return None
+        return epoch_order(len(self.images), self.shuffle_seed, self.epoch()).to(self.images.device)
+
+    def batch(self, index: int, order: torch.Tensor | None) -> Batch | Shard:
+        """Return the batch of that number: the same, whichever batches were asked for before it."""
+        place = slice(index * self.batch_size, (index + 1) * self.batch_size)
+        if order is None:
+            images, labels = self.images[place], self.labels[place]
+        else:  # several times faster than self.images[chosen], which goes from pixel to pixel
+            chosen = order[place]
+            images, labels = self.images.index_select(0, chosen), self.labels.index_select(0, chosen)
+        size = len(labels)
+        if self.augmentations:
+            generator = batch_generator(images.device, self.augmentation_seed, self.epoch(), index)
+            for augmentation in self.augmentations:
+                images, labels = augmentation(images, labels, generator)
+        if self.world_size == 1 or self.shuffle_seed is None:
+            return self.normalized(images), labels
+        share = share_of(size, self.rank, self.world_size)
+        return Shard(self.normalized(images[share]), labels[share], size)
+
+    def normalized(self, images: torch.Tensor) -> torch.Tensor:
+        """Return images as the model takes them."""
+        return normalize(images, self.normalization, self.statistics)
 
 
-class BatchGroups:
-    """Hands over several batches at once, so that what a trainer does around them is done once.
+class Group:
+    """Several batches, each made when it is asked for: just before its step, while it fits the cache."""
 
-    Around a step of a small model at batch 32 that would be a quarter of the time. A group is an iterator,
-    to be used up before the next group is asked for: a batch is made just before its step, while it fits
-    the processor's cache.
+    def __init__(self, loader: BatchLoader, numbers: range, order: torch.Tensor | None) -> None:
+        self.loader, self.numbers, self.order = loader, numbers, order
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[Batch | Shard]:
+        return (self.loader.batch(number, self.order) for number in self.numbers)
+
+
+class TrainLoader:
+    """Training batches, several at once if asked, which goes on where a stopped run was.
+
+    What a trainer does around a step of a small model at batch 32 takes a quarter of the time. Done once for
+    several batches it takes next to none.
 
     Args:
-        loader: of the batches.
-        size: batches in a group; the last group may be smaller.
-        done: asked, when an iteration starts, how many groups of the epoch a resumed run has behind it.
+        batches: of an epoch.
+        steps_per_execution: batches handed out at once, as a Group; the last may have fewer. 1: plain ones.
     """
 
-    def __init__(self, loader: BatchLoader, size: int, done: Callable[[], int] = lambda: 0) -> None:
-        self.loader, self.size, self.done = loader, size, done
+    def __init__(self, batches: BatchLoader, steps_per_execution: int = 1) -> None:
+        self.batches, self.steps_per_execution = batches, steps_per_execution
+        self.handed_out = self.skip = 0  # of this epoch; those that a resumed run has behind it
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch."""
+        return len(self.batches)
 
     def __len__(self) -> int:
-        return math.ceil(len(self.loader) / self.size)
+        return math.ceil(self.steps / self.steps_per_execution)
 
-    def __iter__(self) -> Iterator[Iterator[Batch]]:
-        done = self.done()
-        batches = self.loader.batches(done * self.size)
-        for _ in range(done, len(self)):
-            yield islice(batches, self.size)
+    def __iter__(self) -> Iterator[Batch | Shard | Group]:
+        self.handed_out, self.skip = self.skip, 0
+        order = self.batches.order()
+        while self.handed_out < len(self):
+            first = self.handed_out * self.steps_per_execution
+            numbers = range(first, min(first + self.steps_per_execution, self.steps))
+            self.handed_out += 1
+            group = Group(self.batches, numbers, order)
+            yield group if self.steps_per_execution > 1 else next(iter(group))
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the place in the epoch, which Lightning keeps in its checkpoints."""
+        return {"handed_out": self.handed_out}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Begin the next iteration there; the end of an epoch is the start of the next."""
+        self.skip = state["handed_out"] % len(self)
+
+
+def size_of(batch: Any) -> int:
+    """Return how many images a batch or a group has; of a process's share, how many the whole batch has."""
+    if isinstance(batch, Group):
+        loader, numbers = batch.loader, batch.numbers
+        return min(numbers.stop * loader.batch_size, len(loader.images)) - numbers.start * loader.batch_size
+    return batch.batch_size if isinstance(batch, Shard) else len(batch[1])

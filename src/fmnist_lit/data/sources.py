@@ -24,9 +24,11 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
-from fmnist_lit.data.images import Images
+from fmnist_lit.constraints import Place
+from fmnist_lit.data import idx
+from fmnist_lit.data.dataset import Images
 from fmnist_lit.errors import UsageError, UserError, exit_status, os_message
-from fmnist_lit.storage import write_new
+from fmnist_lit.files import write_new
 
 log = logging.getLogger(__name__)
 
@@ -51,17 +53,23 @@ class Unavailable(Exception):
     """A source cannot give a file; the message says why."""
 
 
-def fashion_mnist(folder: str | Path, source: str | Path | None = None) -> Images:
+def fashion_mnist(folder: Place, source: Place | None = None, fetch: bool = True) -> Images:
     """Read Fashion-MNIST from ``folder``; what is missing there is fetched. No file is ever overwritten.
 
     Args:
         folder: kept as ``folder/FashionMNIST/raw/*``, torchvision's layout.
         source: a folder that holds the four files, compressed or not. It is used or refused; none other is.
+        fetch: what is missing.
 
     Raises:
         UsageError: ``source`` is refused, or ``folder`` holds other files under their names.
         UserError: no source has a file, or ``folder`` cannot be written.
     """
+    if not fetch:
+        try:
+            return stored(Path(folder))
+        except Unavailable as error:
+            raise UserError(f"Fashion-MNIST was expected in {folder}: {error}.") from error
     return in_memory(obtain(Path(folder), None if source is None else Path(source)))
 
 
@@ -86,7 +94,8 @@ def recorded(folder: str) -> Path:
 
 def in_memory(files: Contents) -> Images:
     """Turn the four files into tensors."""
-    return Images(*(parse_idx(files[name]) for name in MD5))
+    train, train_labels, test, test_labels = (parse_idx(files[name]) for name in MD5)
+    return Images(train, train_labels, test, test_labels)
 
 
 def obtain(folder: Path, source: Path | None) -> Contents:
@@ -288,11 +297,8 @@ def call(folder: Path, *command: str) -> None:
 
 
 def parse_idx(content: bytes) -> torch.Tensor:
-    """Turn a whole IDX file of unsigned bytes into a uint8 tensor of its shape."""
-    assert content[:3] == b"\x00\x00\x08", "an IDX file of unsigned bytes"
-    dimensions = content[3]
-    shape = [int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions)]
-    return torch.frombuffer(bytearray(content[4 + 4 * dimensions :]), dtype=torch.uint8).view(*shape)
+    """Turn a whole IDX file of images or labels into a uint8 tensor of its shape."""
+    return idx.parse_idx(io.BytesIO(content), content[3])
 
 
 def named_folder(text: str) -> Path:

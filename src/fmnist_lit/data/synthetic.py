@@ -4,12 +4,17 @@ Learnable, not trivial: shirts, pullovers and coats share an outline and differ 
 seam; every image varies in place, size, slant, shade and noise.
 """
 
+from typing import Annotated
+
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
+from pydantic import Field
 
-from fmnist_lit.data.images import CLASSES, Images
+from fmnist_lit.constraints import Seed
+from fmnist_lit.data.dataset import CLASSES, Images
 
+Images10 = Annotated[int, Field(ge=10, le=100_000, multiple_of=10)]  # equal classes
 Point = tuple[float, float]
 Shape = tuple[str, list[Point], float]  # kind ("fill" or "line"), points in [0, 1], shade relative to 1
 Random = np.random.Generator
@@ -18,7 +23,7 @@ SIDE = 28
 SUPERSAMPLING = 3  # drawn larger and averaged down, for soft edges
 
 
-def drawn_garments(train: int, test: int, seed: int) -> Images:
+def drawn_garments(train: Images10, test: Images10, seed: Seed) -> Images:
     """Draw ``train`` and ``test`` images, equally many of each class, in a random order."""
     train_images, train_labels = draw_set(train, np.random.default_rng([seed, 0]))
     test_images, test_labels = draw_set(test, np.random.default_rng([seed, 1]))

@@ -1,3 +1,1 @@
 """The networks, as plain modules that know nothing of Lightning or Hydra."""
-
-CLASSES = 10

@@ -1,9 +1,12 @@
 """Equal blocks of convolution and pooling, filters doubling (report grid_search)."""
 
+from typing import Annotated
+
+from pydantic import Field
 from torch import nn
 
-from fmnist_lit.models import CLASSES
-from fmnist_lit.models.activations import activation_layer
+from fmnist_lit.constraints import Count, NotNegative, Positive, Share
+from fmnist_lit.models.activations import Activation, activation_layer
 from fmnist_lit.models.cnn import CNN
 
 SIDE = 28
@@ -21,18 +24,20 @@ class BlockCNN(CNN):
         batch_norm: whether there is a BatchNorm in each block.
         dropout: after each block.
         bn_momentum: weight of a new batch in BatchNorm's running statistics (Keras: one minus its momentum).
+        classes: outputs.
     """
 
     def __init__(
         self,
-        filters: int,
-        depth: int,
+        filters: Count,
+        depth: Annotated[int, Field(ge=1, le=5)],
         batch_norm: bool = True,
-        dropout: float = 0.0,
-        activation: str = "relu",
-        negative_slope: float = 0.01,
-        bn_momentum: float = 0.1,
-        bn_eps: float = 1e-5,
+        dropout: Share = 0.0,
+        activation: Activation = "relu",
+        negative_slope: NotNegative = 0.01,
+        bn_momentum: Annotated[float, Field(gt=0, le=1)] = 0.1,
+        bn_eps: Positive = 1e-5,
+        classes: Count = 10,
     ) -> None:
         layers: list[nn.Module] = []
         channels, side = 1, SIDE
@@ -45,4 +50,4 @@ class BlockCNN(CNN):
             if dropout:
                 layers.append(nn.Dropout(dropout))
             channels, side = width, -(-side // 2)
-        super().__init__(nn.Sequential(*layers), nn.Sequential(nn.Linear(channels * side * side, CLASSES)))
+        super().__init__(nn.Sequential(*layers), nn.Sequential(nn.Linear(channels * side * side, classes)))

@@ -1,14 +1,25 @@
 """The three convolutional networks of report five_models, layer by layer as its tables print them."""
 
 import math
+from typing import Literal
 
 from torch import Tensor, nn
 
-from fmnist_lit.models import CLASSES
+from fmnist_lit.constraints import Count, NotNegative, Share
 
-# Softmax as the last layer under a cross-entropy that applies softmax again: the best output, all
-# probability on the right class, still costs log(e + 9) - 1 = 1.4612.
-DOUBLE_SOFTMAX_FLOOR = math.log(math.e + CLASSES - 1) - 1
+Head = Literal["softmax", "logits"]
+
+
+def loss_floor(head: Head, classes: int) -> float:
+    """Return the least cross-entropy of a head's output.
+
+    Under a softmax as the last layer the loss applies softmax again: the best output, all probability
+    on the right class, still costs something.
+
+    >>> round(loss_floor("softmax", 10), 4)
+    1.4612
+    """
+    return math.log(math.e + classes - 1) - 1 if head == "softmax" else 0.0
 
 
 class CNN(nn.Module):
@@ -21,7 +32,7 @@ class CNN(nn.Module):
         self.features, self.classifier = features, classifier
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images of (n, 1, 28, 28) to logits of (n, 10)."""
+        """Map images of (n, 1, 28, 28) to logits of (n, classes)."""
         logits: Tensor = self.classifier(self.features(images).flatten(1))
         return logits
 
@@ -29,7 +40,7 @@ class CNN(nn.Module):
 class CNNA(CNN):
     """Two small convolutions with BatchNorm: 2,174 parameters. Source: report five_models, CNN A."""
 
-    def __init__(self) -> None:
+    def __init__(self, classes: Count = 10) -> None:
         features = nn.Sequential(
             nn.Conv2d(1, 4, 3, padding=1),
             nn.BatchNorm2d(4),
@@ -40,7 +51,7 @@ class CNNA(CNN):
             nn.ReLU(),
             nn.MaxPool2d(2),
         )
-        super().__init__(features, nn.Sequential(nn.Linear(4 * 7 * 7, CLASSES)))
+        super().__init__(features, nn.Sequential(nn.Linear(4 * 7 * 7, classes)))
 
 
 class CNNB(CNN):
@@ -48,21 +59,22 @@ class CNNB(CNN):
 
     Args:
         head: "softmax" as printed (probabilities out, hence a double softmax in the loss) or "logits".
+        classes: outputs.
     """
 
-    def __init__(self, head: str = "softmax") -> None:
+    def __init__(self, head: Head = "softmax", classes: Count = 10) -> None:
         features = nn.Sequential(nn.Conv2d(1, 32, 3, padding=(1, 0)), nn.ReLU(), nn.MaxPool2d(2))
-        classifier = nn.Sequential(nn.Linear(32 * 14 * 13, 100), nn.ReLU(), nn.Linear(100, CLASSES))
+        classifier = nn.Sequential(nn.Linear(32 * 14 * 13, 100), nn.ReLU(), nn.Linear(100, classes))
         if head == "softmax":
             classifier.append(nn.Softmax(dim=1))
         super().__init__(features, classifier)
-        self.loss_floor = DOUBLE_SOFTMAX_FLOOR if head == "softmax" else 0.0
+        self.loss_floor = loss_floor(head, classes)
 
 
 class CNNC(CNN):
     """Two convolutions and three Linear layers: 35,044 parameters. Source: report five_models, CNN C."""
 
-    def __init__(self, negative_slope: float = 0.01, dropout: float = 0.2) -> None:
+    def __init__(self, negative_slope: NotNegative = 0.01, dropout: Share = 0.2, classes: Count = 10) -> None:
         features = nn.Sequential(
             nn.Conv2d(1, 32, 3, padding=(1, 0)),
             nn.ReLU(),
@@ -79,6 +91,6 @@ class CNNC(CNN):
             nn.Linear(100, 150),
             nn.LeakyReLU(negative_slope),
             nn.Dropout(dropout),
-            nn.Linear(150, CLASSES),
+            nn.Linear(150, classes),
         )
         super().__init__(features, classifier)

@@ -1,11 +1,15 @@
 """Weight initialization by layer type (report five_models)."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from fmnist_lit.constraints import Positive
+
 # Each fills a tensor and returns it; the second argument is the standard deviation that "normal" uses.
+Scheme = Literal["default", "normal", "xavier_uniform", "xavier_normal", "he_uniform", "he_normal"]
 SCHEMES: dict[str, Callable[[Tensor, float], Tensor]] = {
     "normal": lambda weight, std: nn.init.normal_(weight, std=std),
     "xavier_uniform": lambda weight, std: nn.init.xavier_uniform_(weight),
@@ -16,7 +20,7 @@ SCHEMES: dict[str, Callable[[Tensor, float], Tensor]] = {
 }
 
 
-def initialize(model: nn.Module, linear: str, conv: str, std: float) -> None:
+def initialize(model: nn.Module, linear: Scheme, conv: Scheme, std: Positive) -> None:
     """Draw the weights of Linear and Conv2d layers, subclasses too, anew and set their biases to zero.
 
     Args:

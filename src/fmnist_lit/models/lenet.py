@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from fmnist_lit.models import CLASSES
-from fmnist_lit.models.cnn import CNN, DOUBLE_SOFTMAX_FLOOR
+from fmnist_lit.constraints import Count
+from fmnist_lit.models.cnn import CNN, Head, loss_floor
 
 
 class LeNet(CNN):
@@ -11,9 +11,10 @@ class LeNet(CNN):
 
     Args:
         head: "softmax" as printed (a double softmax under cross-entropy) or "logits".
+        classes: outputs.
     """
 
-    def __init__(self, head: str = "softmax") -> None:
+    def __init__(self, head: Head = "softmax", classes: Count = 10) -> None:
         features = nn.Sequential(
             nn.Conv2d(1, 6, 5, padding=2),  # 28x28 as if padded to 32x32, so that 400 numbers are left
             nn.ReLU(),
@@ -23,9 +24,9 @@ class LeNet(CNN):
             nn.AvgPool2d(2),
         )
         classifier = nn.Sequential(
-            nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, CLASSES)
+            nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, classes)
         )
         if head == "softmax":
             classifier.append(nn.Softmax(dim=1))
         super().__init__(features, classifier)
-        self.loss_floor = DOUBLE_SOFTMAX_FLOOR if head == "softmax" else 0.0
+        self.loss_floor = loss_floor(head, classes)

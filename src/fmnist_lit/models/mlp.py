@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from fmnist_lit.models import CLASSES
-from fmnist_lit.models.activations import activation_layer
-from fmnist_lit.models.patching import Whole
+from fmnist_lit.constraints import Count, NotNegative, Share
+from fmnist_lit.models.activations import Activation, activation_layer
+from fmnist_lit.models.patching import NoPatching
 
 
 class MLP(nn.Module):
-    """Linear, activation and dropout for each hidden width, then Linear to ten logits.
+    """Linear, activation and dropout for each hidden width, then Linear to logits.
 
     Source: report five_models, tables MLP4 (500, 250, 250; ReLU) and MLP Custom (900, 500, 450, 250;
     LeakyReLU).
@@ -18,6 +18,7 @@ class MLP(nn.Module):
     Args:
         hidden: widths of the hidden layers.
         patch: a module of ``patching``; None sees the whole image.
+        classes: outputs.
 
     >>> import torch
     >>> MLP([500, 250])(torch.zeros(3, 1, 28, 28)).shape
@@ -28,14 +29,15 @@ class MLP(nn.Module):
 
     def __init__(
         self,
-        hidden: Sequence[int],
-        activation: str = "relu",
-        negative_slope: float = 0.01,
-        dropout: float = 0.2,
+        hidden: Sequence[Count],
+        activation: Activation = "relu",
+        negative_slope: NotNegative = 0.01,
+        dropout: Share = 0.2,
         patch: nn.Module | None = None,
+        classes: Count = 10,
     ) -> None:
         super().__init__()
-        self.patch = patch or Whole()
+        self.patch = patch or NoPatching()
         layers: list[nn.Module] = []
         inputs = int(self.patch.features)  # type: ignore[arg-type]
         for width in hidden:
@@ -46,10 +48,10 @@ class MLP(nn.Module):
             ]
             inputs = width
         self.hidden = nn.Sequential(*layers)
-        self.output = nn.Linear(inputs, CLASSES)
+        self.output = nn.Linear(inputs, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images of (n, 1, 28, 28) to logits of (n, 10)."""
+        """Map images of (n, 1, 28, 28) to logits of (n, classes)."""
         features: Tensor = self.hidden(self.patch(images))
         if features.ndim == 3:  # a row for each patch
             features = features.mean(1)

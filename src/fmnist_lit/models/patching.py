@@ -4,28 +4,33 @@ Each module turns images of (n, 1, 28, 28) into rows of ``features`` numbers: (n
 (n, patches, features) where the network is to run on every patch by itself.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
+from fmnist_lit.constraints import Count
+
 SIDE = 28
+PatchSize = Literal[2, 4, 7, 14]  # pixels along an edge
 
 
-def cut(images: Tensor, size: int) -> Tensor:
+def patchify(images: Tensor, size: int) -> Tensor:
     """Cut (n, 1, 28, 28) into (n, patches, size * size), patches and their pixels row by row."""
     assert SIDE % size == 0, f"patches of {size} pixels do not fill an image"
     patches = images.unfold(2, size, size).unfold(3, size, size)
     return patches.reshape(-1, (SIDE // size) ** 2, size * size)  # -1: a trace keeps no batch size
 
 
-def join(patches: Tensor) -> Tensor:
-    """Put the patches of ``cut`` together again: (n, patches, size * size) to (n, 1, 28, 28)."""
+def unpatchify(patches: Tensor) -> Tensor:
+    """Put the patches of ``patchify`` together again: (n, patches, size * size) to (n, 1, 28, 28)."""
     size = int(patches.shape[2] ** 0.5)
     across = SIDE // size
     grid = patches.reshape(-1, across, across, size, size)
     return grid.transpose(2, 3).reshape(-1, 1, SIDE, SIDE)
 
 
-class Whole(nn.Module):
+class NoPatching(nn.Module):
     """No patches: (n, 784), row by row."""
 
     only_reshapes = True
@@ -39,43 +44,43 @@ class Whole(nn.Module):
         return images.flatten(1)
 
 
-class Concat(nn.Module):
+class ConcatPatches(nn.Module):
     """Patches side by side: (n, 784), a permutation of the pixels, which an MLP cannot notice."""
 
     only_reshapes = True
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: PatchSize) -> None:
         super().__init__()
         self.size, self.features = size, SIDE * SIDE
 
     def forward(self, images: Tensor) -> Tensor:
         """Cut and flatten."""
-        return cut(images, self.size).flatten(1)
+        return patchify(images, self.size).flatten(1)
 
 
-class Shared(nn.Module):
+class SharedMLP(nn.Module):
     """Each patch for itself: (n, patches, size * size); the MLP averages its features over them."""
 
     only_reshapes = True
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: PatchSize) -> None:
         super().__init__()
         self.size, self.features = size, size * size
 
     def forward(self, images: Tensor) -> Tensor:
         """Cut."""
-        return cut(images, self.size)
+        return patchify(images, self.size)
 
 
-class Embed(nn.Module):
+class PatchEmbedding(nn.Module):
     """One Linear layer for all patches, results side by side: (n, patches * dim)."""
 
-    def __init__(self, size: int, dim: int) -> None:
+    def __init__(self, size: PatchSize, dim: Count) -> None:
         super().__init__()
         self.size, self.features = size, (SIDE // size) ** 2 * dim
         self.embedding = nn.Linear(size * size, dim)
 
     def forward(self, images: Tensor) -> Tensor:
         """Cut, embed and flatten."""
-        embedded: torch.Tensor = self.embedding(cut(images, self.size))
+        embedded: torch.Tensor = self.embedding(patchify(images, self.size))
         return embedded.flatten(1)

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fmnist_lit.models import CLASSES
-from fmnist_lit.models.activations import activation_layer
+from fmnist_lit.constraints import Count, Natural
+from fmnist_lit.models.activations import Activation, activation_layer
 
 
-def convolution(inputs: int, outputs: int, activation: str) -> nn.Sequential:
+def convolution(inputs: int, outputs: int, activation: Activation) -> nn.Sequential:
     """Return a 3x3 convolution with BatchNorm and an activation."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
@@ -21,7 +21,7 @@ def convolution(inputs: int, outputs: int, activation: str) -> nn.Sequential:
 class Residual(nn.Module):
     """Adds what a convolution makes of its input to the input (He et al. 2016)."""
 
-    def __init__(self, width: int, activation: str) -> None:
+    def __init__(self, width: int, activation: Activation) -> None:
         super().__init__()
         self.convolution = convolution(width, width, activation)
 
@@ -49,14 +49,21 @@ class ResidualCNN(nn.Module):
         widths: channels of each stage, at most four.
         blocks: residual blocks of each stage.
         activation: a name in ``activations``.
+        classes: outputs.
     """
 
     loss_floor = 0.0  # of the cross-entropy of its output
 
     def __init__(
-        self, stem: int, widths: Sequence[int], blocks: Sequence[int], activation: str = "relu"
+        self,
+        stem: Count,
+        widths: Sequence[Count],
+        blocks: Sequence[Natural],
+        activation: Activation = "relu",
+        classes: Count = 10,
     ) -> None:
-        assert len(widths) == len(blocks) <= 4, "28, 14, 7, 3, 1: four poolings at most"
+        if len(widths) != len(blocks) or len(widths) > 4:  # 28, 14, 7, 3, 1: four poolings at most
+            raise ValueError(f"widths={widths} and blocks={blocks} must be of the same length, 4 at most.")
         super().__init__()
         layers: list[nn.Module] = [convolution(1, stem, activation)]
         channels = stem
@@ -68,9 +75,9 @@ class ResidualCNN(nn.Module):
             ]
             channels = width
         self.features = nn.Sequential(*layers, MaxAndMean())
-        self.output = nn.Linear(2 * channels, CLASSES)
+        self.output = nn.Linear(2 * channels, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images of (n, 1, 28, 28) to logits of (n, 10)."""
+        """Map images of (n, 1, 28, 28) to logits of (n, classes)."""
         logits: Tensor = self.output(self.features(images))
         return logits

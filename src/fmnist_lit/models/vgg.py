@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from fmnist_lit.models import CLASSES
+from fmnist_lit.constraints import Count, Share
 from fmnist_lit.models.cnn import CNN
 
 # Channels of each convolution between two poolings.
@@ -18,9 +18,10 @@ class VGG11(CNN):
 
     Args:
         dropout: before the second and the third Linear layer.
+        classes: outputs.
     """
 
-    def __init__(self, dropout: float = 0.5) -> None:
+    def __init__(self, dropout: Share = 0.5, classes: Count = 10) -> None:
         layers: list[nn.Module] = []
         channels = 1
         for stage in STAGES:
@@ -35,6 +36,6 @@ class VGG11(CNN):
             nn.Linear(512, 512),
             nn.ReLU(),
             nn.Dropout(dropout),
-            nn.Linear(512, CLASSES),
+            nn.Linear(512, classes),
         )
         super().__init__(nn.Sequential(*layers), classifier)

@@ -1,0 +1,265 @@
+"""Between the command line and a run: Hydra's hooks, messages instead of tracebacks, exit statuses.
+
+Nothing heavy is imported before the config is known to be sound.
+"""
+
+import logging
+import os
+import re
+import secrets
+import shutil
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from fmnist_lit.config import origin, resolved
+from fmnist_lit.errors import Occupied, UsageError, UserError, choices, os_message, printable_lines
+from fmnist_lit.files import write_json
+from fmnist_lit.interrupt import Interrupted, follow_parent, own_signals
+from fmnist_lit.resume import named_run, resume, way_on
+from fmnist_lit.sweeps import SWEEP_FILE, begin_sweep, gather_jobs, refuse_other_job, threads_for
+
+log = logging.getLogger(__name__)
+
+FULL_ERROR = "HYDRA_FULL_ERROR"  # set to 1 by the user, it shows tracebacks
+ASKED = "FMNIST_LIT_FULL_ERROR"  # what the user set, for the processes of a sweep: Hydra's is set by us there
+WANTS_TRACEBACK = os.environ.get(ASKED, os.environ.get(FULL_ERROR)) == "1"
+
+WITHOUT_KEYS = ("experiment", "sweep")  # groups that set others' keys
+
+# Runs that start in the same second must not share a directory.
+OmegaConf.register_new_resolver("unique", lambda: secrets.token_hex(3), use_cache=True, replace=True)
+OmegaConf.register_new_resolver("named", lambda name, other: name or other, replace=True)
+OmegaConf.register_new_resolver("home", lambda path: os.path.expanduser(str(path)), replace=True)
+
+
+class Command(Callback):
+    """Hydra's hooks around one command, and what is known of it when Hydra has returned."""
+
+    sweep: ClassVar[Path | None] = None
+    name: ClassVar[str | None] = None  # of the sweep
+    run: ClassVar[Path | None] = None  # the last one that was started
+    status: ClassVar[int] = 0
+
+    @staticmethod
+    def way_on() -> str:
+        """Say how to go on after an interrupt."""
+        if Command.name is not None:
+            return "To go on: the same command again."
+        if Command.run is None or not (Command.run / "config.yaml").exists():
+            return "No run was started."
+        return f"To go on: {way_on(Command.run)}"
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse a single run that cannot work, before Hydra makes its folder."""
+        HydraConfig.instance().set_config(config)  # else the names in hydra.run.dir are not known yet
+        try:
+            refuse_used(Path(config.hydra.run.dir), "config.yaml", "hydra.run.dir")
+            from fmnist_lit.check import check  # PyTorch is imported here, after all names are known
+
+            check(resolved(config))
+        except Exception as error:
+            # Hydra swallows what a hook raises, but lets the program end.
+            sys.exit(say(error, status=2))
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Note where the jobs will be; refuse a sweep that cannot work before anything is written."""
+        HydraConfig.instance().set_config(config)
+        try:
+            gather_jobs(config)
+            Command.sweep, Command.name = Path(config.hydra.sweep.dir), config.name
+            if config.name is None:
+                refuse_used(Command.sweep, "**/config.yaml", "hydra.sweep.dir")
+            else:
+                begin_sweep(Command.sweep, config.name, config.hydra.overrides.task, resolved(config))
+        except Exception as error:
+            sys.exit(say(error, status=2))
+
+
+def refuse_used(directory: Path, sign: str, key: str) -> None:
+    """Refuse a directory that already holds a run; Hydra would write over its records."""
+    if next(directory.glob(sign), None):
+        raise UsageError(f"{directory} already holds a run. Name another folder, or leave {key} out.")
+
+
+def run_job(cfg: DictConfig) -> float | None:
+    """Run one composed config: Hydra's task.
+
+    Returns:
+        The validation accuracy (test accuracy without validation data), for sweepers that look for a
+        maximum; None if the run failed. Its directory then holds the reason, and a sweep goes on.
+    """
+    hydra = HydraConfig.get()
+    directory = Command.run = Path(hydra.runtime.output_dir)
+    follow_parent()
+    try:
+        config = resolved(cfg)
+        config["threads"] = config["threads"] or threads_for(hydra.launcher, config["trainer"]["devices"])
+        from fmnist_lit.check import check
+
+        check(config)
+        started = hydra.mode == RunMode.MULTIRUN and (directory / "config.yaml").exists()
+        if started:
+            refuse_other_job(directory, config)
+        if started and (directory / "metrics.json").exists():
+            from fmnist_lit.run_files import read_metrics
+
+            accuracy = result(read_metrics(directory))
+            log.info("Job %s is finished already.", hydra.job.num)
+            return accuracy
+        from fmnist_lit.run import run
+
+        metrics = run(config, directory, *origin(hydra), resumed=started)
+        (directory / "failure.json").unlink(missing_ok=True)  # of an earlier attempt
+    except Exception as error:
+        keep_failure(directory, error)
+        Command.status = say(error, status=1)
+        return None
+    return result(metrics)
+
+
+def keep_failure(directory: Path, error: Exception) -> None:
+    """Write the reason why a run failed into its directory, if that is its own and can be written."""
+    reason = {"reason": message(error), "traceback": "".join(traceback.format_exception(error))}
+    if not isinstance(error, Occupied):
+        with suppress(OSError):  # a full disk, say; the reason is printed in any case
+            write_json(directory / "failure.json", reason)
+
+
+def result(metrics: Mapping[str, Any]) -> float:
+    """Return the accuracy that a sweeper may look for a maximum of."""
+    return float((metrics["val"] or metrics["test"])["accuracy"])
+
+
+def message(error: BaseException) -> str:
+    """Say what was wrong and what the choices are."""
+    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.partition("/")
+        return f"{group}={name}: no such {group}. {choices(name, options_of(group, error))}"
+    cause = error.__cause__ or error
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and isinstance(cause.parent_node, DictConfig):
+        known = [str(key) for key in cause.parent_node if key not in ("hydra", "_target_")]
+        known += WITHOUT_KEYS if "seed" in known else []
+        return f"{cause.full_key}: no such key. {choices(str(cause.key), known)}"
+    if isinstance(error, OSError):
+        return os_message(error, where=Command.run)
+    if isinstance(error, OmegaConfBaseException):
+        return f"{str(error).splitlines()[0]} (key: {error.full_key})"
+    prefix = f"cannot read {error.override}: " if isinstance(error, OverrideParseException) else ""
+    lines = [line.strip() for line in str(error).splitlines()]
+    if isinstance(error, UserError):
+        return str(error)
+    return prefix + " ".join(line for line in lines if line and not line.startswith("See http"))
+
+
+def options_of(group: str, error: MissingConfigException) -> list[str]:
+    """List the options of a config group, those in its folders as "folder/option", as Hydra's error tells."""
+    conf = re.search(r"provider=main, path=file://(.+)", str(error))
+    if conf is None:
+        return list(error.options or ())
+    folder = Path(conf[1]) / group
+    options = (path.relative_to(folder).with_suffix("") for path in folder.rglob("*.yaml"))
+    return [str(option) for option in options if not option.name.startswith("_")]  # those are for others
+
+
+def say(error: BaseException, status: int) -> int:
+    """Print the message, behind a traceback if it is wanted or the fault is ours; return the exit status."""
+    users = isinstance(error, UserError | OSError | HydraException | OmegaConfBaseException)
+    if WANTS_TRACEBACK or not users:
+        traceback.print_exception(error)
+    print(f"error: {printable_lines(message(error) or type(error).__name__)}", file=sys.stderr)
+    return error.status if isinstance(error, UserError) else status
+
+
+def command_line(train: Callable[[], Any]) -> int:
+    """Run what the command line says and return the exit status.
+
+    0, 1 for a failure, 2 for a wrong command line, 130 and 143 after Ctrl-C and SIGTERM.
+    """
+    try:
+        with own_signals():
+            # A log that cannot be written must not hide the message.
+            logging.raiseExceptions = WANTS_TRACEBACK
+            sys.argv[1:] = map(home_expanded, sys.argv[1:])
+            stopped = named_run(sys.argv[1:])
+            if stopped is not None:
+                return go_on(*stopped)
+            call_hydra(train)
+    except UsageError as error:
+        return say(error, status=2)
+    except Interrupted as error:
+        if error.__cause__ is not None:
+            say(error.__cause__, status=1)
+        if Command.sweep is not None and Command.sweep.exists():
+            end_of_sweep()
+        print(f"{error}. {Command.way_on()}", file=sys.stderr)
+        return error.status
+    return end_of_sweep()
+
+
+def home_expanded(argument: str) -> str:
+    """Expand KEY=~/FOLDER, which no shell does for a dotted key and Hydra cannot read."""
+    key, equals, value = argument.partition("=")
+    return key + equals + os.path.expanduser(value)
+
+
+def end_of_sweep() -> int:
+    """Print the table of a sweep, if it was one, and return the exit status."""
+    if Command.sweep is None:
+        return Command.status
+    remove_empty_sweep()
+    if not Command.sweep.exists():
+        return say(UsageError("this sweep has no jobs."), status=2)
+    from fmnist_lit.readers.sweep_table import sweep_summary
+
+    text, failed = sweep_summary(Command.sweep)
+    print(text)
+    return 1 if failed else Command.status
+
+
+def go_on(directory: Path, trust: Sequence[str] = ()) -> int:
+    """Resume a run and return the exit status."""
+    Command.run = directory
+    try:
+        resume(directory, trust)
+    except UsageError as error:  # there is nothing to go on with
+        return say(error, status=2)
+    except Exception as error:
+        keep_failure(directory, error)
+        return say(error, status=1)
+    return 0
+
+
+def call_hydra(train: Callable[[], Any]) -> None:
+    """Let Hydra compose and run; what it cannot compose ends the program with a message."""
+    os.environ[ASKED] = "1" if WANTS_TRACEBACK else "0"
+    os.environ[FULL_ERROR] = "1"  # Hydra is to raise, not to print and leave
+    try:
+        train()
+    except Exception as error:  # run_job raises nothing
+        remove_empty_sweep()
+        if Command.sweep is not None and next(Command.sweep.glob("**/config.yaml"), None):
+            Command.status = say(UserError(f"a job was lost: {' '.join(str(error).split())}"), status=1)
+            return
+        no_folder = isinstance(error, OSError) and not isinstance(error, HydraException)
+        # Hydra's own check of the command line, and a launcher's of the machine
+        own = isinstance(error, ValueError | RuntimeError)
+        wrong = UsageError(str(error)) if own else error
+        sys.exit(say(wrong, status=1 if no_folder else 2))
+
+
+def remove_empty_sweep() -> None:
+    """Remove the folder of a sweep that was refused before its first job."""
+    sweep = Command.sweep
+    if sweep and sweep.is_dir() and {path.name for path in sweep.iterdir()} <= {"multirun.yaml", SWEEP_FILE}:
+        shutil.rmtree(sweep)

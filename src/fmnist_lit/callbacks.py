@@ -1,0 +1,374 @@
+"""Callbacks of every run: history.csv, the best checkpoint, the one to resume from, an end to divergence."""
+
+import csv
+import io
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch import callbacks
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+
+from fmnist_lit.checkpoints import BEST, LAST, last_good
+from fmnist_lit.constraints import Count, NotNegative, Text
+from fmnist_lit.data.loader import size_of
+from fmnist_lit.distributed import gathered, largest
+from fmnist_lit.errors import Diverged, UserError, choices
+from fmnist_lit.files import write_whole
+from fmnist_lit.interrupt import Interrupted, Signals
+from fmnist_lit.schedules import mode_of
+
+log = logging.getLogger(__name__)
+
+Mode = Literal["min", "max"] | None
+RANK_SEED = 1_000_003  # apart by more than anybody's seeds
+STEP = "step"  # what a module logs for loggers' axes; no metric
+
+
+def now(device: torch.device) -> float:
+    """Return the time in seconds after all work given to the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+class History(Checkpoint):
+    """Writes ``history.csv``: a row an epoch of whatever is logged, the rate and the time.
+
+    Train metrics are means over the epoch's batches while the weights move and dropout is on; val and test
+    metrics are of the epoch's last weights, nan in an epoch without validation. ``learning_rate`` is that of
+    the epoch's first step. ``seconds`` is the whole epoch, ``images_per_second`` its training steps alone.
+
+    It is a Checkpoint because Lightning calls these last, when everybody has logged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, float]] = []
+        self.started = self.paused = self.validation_s = self.rate = 0.0
+        self.images = self.all_images = 0  # of this epoch, of all
+        self.steps_s = 0.0  # of all epochs
+        self.validated = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the rows, the sums, and where the epoch stands."""
+        kept = ("rows", "images", "all_images", "steps_s", "rate", "validation_s", "validated")
+        return {name: getattr(self, name) for name in kept} | {"elapsed": time.perf_counter() - self.started}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there; rows written after the checkpoint are dropped."""
+        kept = dict(state_dict)
+        self.started = time.perf_counter() - kept.pop("elapsed")
+        vars(self).update(kept)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Let the file hold what the checkpoint does."""
+        if self.rows or self.path.exists():
+            self.write(trainer)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock and note the rate."""
+        self.started, self.validation_s = now(pl_module.device), 0.0
+        self.images, self.validated = 0, False
+        self.rate = trainer.optimizers[0].param_groups[0]["lr"]
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count images."""
+        self.images += size_of(batch)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop the clock of the training steps."""
+        self.paused = now(pl_module.device)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Let it run on."""
+        self.validation_s += now(pl_module.device) - self.paused
+        self.validated = not trainer.sanity_checking
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the epoch's row.
+
+        Raises:
+            Diverged: its loss is no number.
+        """
+        seconds = now(pl_module.device) - self.started
+        steps_s = seconds - self.validation_s
+        self.all_images, self.steps_s = self.all_images + self.images, self.steps_s + steps_s
+        row = {"epoch": float(trainer.current_epoch + 1)} | self.logged(trainer)
+        own = {"learning_rate": self.rate, "seconds": seconds, "images_per_second": self.images / steps_s}
+        for logger in trainer.loggers:
+            logger.log_metrics(own, step=trainer.current_epoch + 1)
+        row |= own
+        self.rows.append(row)
+        self.write(trainer)
+        log.info("%s", self.line(row, trainer.max_epochs))
+        if not math.isfinite(row.get("train_loss", 0.0)):
+            raise Diverged(
+                f"the training loss of epoch {row['epoch']:.0f} is {row['train_loss']}: training diverged. "
+                f"Try a lower learning rate: optim.lr=... {last_good(Path(trainer.default_root_dir))}"
+            )
+
+    def logged(self, trainer: L.Trainer) -> dict[str, float]:
+        """Return what was logged in this epoch, training first."""
+        splits = ("train", "val", "test") if self.validated else ("train",)
+        metrics = {
+            name: float(value) for name, value in trainer.callback_metrics.items() if value.numel() == 1
+        }
+        of_splits = [name for split in splits for name in metrics if name.startswith(f"{split}_")]
+        others = [name for name in metrics if not name.startswith(("train_", "val_", "test_", STEP))]
+        return {name: metrics[name] for name in [*of_splits, *others]}
+
+    def write(self, trainer: L.Trainer) -> None:
+        """Write all rows anew: a run killed here leaves a whole file."""
+        if not trainer.is_global_zero:
+            return
+        text = io.StringIO(newline="")
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        writer = csv.DictWriter(text, columns, restval="nan")
+        if self.rows:
+            writer.writeheader()
+        writer.writerows({**row, "epoch": int(row["epoch"])} for row in self.rows)
+        write_whole(self.path, text.getvalue().encode())
+
+    @staticmethod
+    def line(row: Mapping[str, float], epochs: int | None) -> str:
+        """Return a row as a line to read."""
+        parts = [
+            f"{split} loss {row[f'{split}_loss']:.4f} accuracy {row[f'{split}_accuracy']:.4f}"
+            for split in ("train", "val", "test")
+            if f"{split}_loss" in row
+        ]
+        return f"epoch {row['epoch']:.0f}/{epochs}: " + ", ".join([*parts, f"{row['seconds']:.1f} s"])
+
+
+class Watching(L.Callback):
+    """Ends a run whose monitor nobody logs: there would be no best epoch, and no word of it."""
+
+    monitor: str | None
+    validated = False
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note that validation metrics must be there."""
+        self.validated = not trainer.sanity_checking
+        super().on_validation_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look for the metric.
+
+        Raises:
+            UserError: it is not logged.
+        """
+        logged = trainer.callback_metrics
+        due = self.monitor and (self.validated or not self.monitor.startswith("val"))
+        if due and self.monitor not in logged:
+            near = choices(str(self.monitor), logged)
+            raise UserError(f"monitor={self.monitor}: nothing of that name is logged. {near}")
+        super().on_train_epoch_end(trainer, pl_module)
+
+
+class BestCheckpoint(Watching, ModelCheckpoint):
+    """Keeps the best epoch as ``best.ckpt``: Lightning's ModelCheckpoint in the place where a run has it.
+
+    Args:
+        monitor: a logged metric; None leaves the choice to the last epoch.
+        mode: "min" or "max"; None: what the metric's name says.
+        directory: of the run.
+    """
+
+    def __init__(self, monitor: Text | None, directory: Path = Path(), mode: Mode = None) -> None:
+        super().__init__(
+            directory / "checkpoints",
+            Path(BEST).stem,
+            monitor,
+            mode=mode or ("min" if monitor is None else mode_of(monitor)),
+            enable_version_counter=False,
+        )
+
+
+class EarlyStopping(Watching, callbacks.EarlyStopping):  # type: ignore[misc]
+    """Lightning's EarlyStopping, which knows from a metric's name whether more is better, and says why.
+
+    Args:
+        monitor: a logged metric.
+        patience: epochs without improvement.
+        min_delta: what counts as one.
+        mode: "min" or "max"; None: what the metric's name says.
+    """
+
+    def __init__(
+        self, monitor: Text, patience: Count = 10, min_delta: NotNegative = 0.0, mode: Mode = None
+    ) -> None:
+        super().__init__(monitor, min_delta, patience, mode=mode or mode_of(monitor), strict=False)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop where it had said so just before the run was stopped."""
+        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say why training stopped."""
+        if self.wait_count >= self.patience:
+            log.info(
+                "Stopped early: %s has not been better than %.4f for %d epochs.",
+                *(self.monitor, self.best_score, self.patience),
+            )
+
+
+class StopWhenDiverged(L.Callback):
+    """Ends a run at the first loss that is no number, before a checkpoint of it is kept."""
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the losses of the last steps.
+
+        Raises:
+            Diverged: one is infinite or not a number.
+        """
+        rates = outputs.get("rates") or [trainer.optimizers[0].param_groups[0]["lr"]]
+        losses = outputs["losses"] if "losses" in outputs else outputs["loss"].reshape(1)
+        wrong = (~losses.isfinite()).nonzero()
+        if not len(wrong):
+            return
+        first = int(wrong[0])
+        step = trainer.global_step - len(losses) + first + 1
+        raise Diverged(
+            f"the training loss is {losses[first].item()} at step {step} (epoch {trainer.current_epoch + 1}, "
+            f"learning rate {rates[first]:g}): training diverged. Try a lower learning rate: "
+            f"optim.lr=... {last_good(Path(trainer.default_root_dir))}"
+        )
+
+
+class ResumeCheckpoint(Checkpoint):
+    """Saves ``last.ckpt`` after each epoch, and within it when enough time has passed or a signal came.
+
+    What Lightning leaves out is added: random state, and the time that the run took.
+
+    Args:
+        every_s: largest time between two checkpoints, in seconds; a call of ``training_step`` more, or a
+            validation.
+        directory: of the run.
+        signals: that may ask to stop.
+        computed: all keys that say what is computed; a resume is held against them.
+    """
+
+    def __init__(
+        self,
+        every_s: NotNegative,
+        directory: Path = Path(),
+        signals: Signals | None = None,
+        computed: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.path, self.every_s = directory / "checkpoints" / LAST, every_s
+        self.signals, self.config = signals or Signals(), dict(computed or {})
+        self.started = self.saved = time.monotonic()
+        self.device = torch.device("cpu")
+        self.due: int = False
+        self.stop = 0  # the signal by which all processes stop
+        self.random: Sequence[Any] = ()
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Note whose random state is saved."""
+        self.device = trainer.strategy.root_device
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what Lightning does not save."""
+        return {"random": gathered(random_state(self.device)), "seconds": self.seconds, "config": self.config}
+
+    @property
+    def seconds(self) -> float:
+        """The time that the run has taken so far, without the time when it was stopped."""
+        return time.monotonic() - self.started
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep it until training starts: whatever is built before may draw random numbers."""
+        self.random = state_dict["random"]
+        self.started -= state_dict["seconds"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Restore, and let signals wait for the end of a step from now on."""
+        self.restore_random(trainer.global_rank, trainer.world_size)
+        self.saved = time.monotonic()
+        self.signals.own()  # Lightning has put its own handlers before ours; they would end the run unsaved
+        self.signals.deferred = True
+
+    def restore_random(self, rank: int, world_size: int) -> None:
+        """Go on drawing where this process was; one that was not there has a seed of its own."""
+        if rank < len(self.random):
+            set_random_state(self.random[rank], self.device)
+        elif rank:  # all have drawn the same weights; their dropout is to differ
+            torch.manual_seed(torch.initial_seed() + RANK_SEED * rank)
+        if self.random and len(self.random) != world_size:
+            log.info("Saved on %d processes, resumed on %d: not the same bits.", len(self.random), world_size)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save if it is time to; after the last batch of an epoch wait for the epoch's end."""
+        if trainer.is_last_batch:
+            return
+        self.agree(trainer)
+        if self.stop or self.due:
+            self.save(trainer, pl_module)
+
+    def agree(self, trainer: L.Trainer) -> None:
+        """Ask whether it is time to save, and whether to stop; all processes must do the same.
+
+        A signal that comes meanwhile is for the next time.
+        """
+        due = time.monotonic() - self.saved >= self.every_s
+        self.stop, self.due = largest([self.signals.number or 0, due])
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save."""
+        self.agree(trainer)
+        self.save(trainer, pl_module)
+
+    def save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save, and stop if all processes know of a signal; ``fast_dev_run`` keeps nothing.
+
+        Raises:
+            Diverged: there is nothing worth saving.
+            Interrupted: a signal came.
+        """
+        if not all(weight.isfinite().all() for weight in pl_module.parameters()):
+            raise Diverged(
+                f"weights are no numbers any more at step {trainer.global_step}: training diverged. Try a "
+                f"lower learning rate: optim.lr=... {last_good(Path(trainer.default_root_dir))}"
+            )
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.save_checkpoint(self.path)
+        self.saved = time.monotonic()
+        if self.stop:
+            raise Interrupted(self.stop)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Let signals stop the program at once again."""
+        self.signals.deferred = False
+        self.signals.check()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Let signals stop the program at once again."""
+        self.signals.deferred = False
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor | None]:
+    """Return the state of PyTorch's random numbers on the CPU and on the training device."""
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_random_state(state: Mapping[str, torch.Tensor | None], device: torch.device) -> None:
+    """Go on drawing from there."""
+    if state["cpu"] is not None:
+        torch.set_rng_state(state["cpu"])
+    if state["cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)

@@ -1,0 +1,135 @@
+"""Plots of what a model says of images, and of the epochs of runs."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from pandas import DataFrame
+
+from fmnist_lit.errors import printable
+
+CORRECT, WRONG, BLUE = "#1a7f37", "#cf222e", "#4c78a8"
+SAMPLES = 24
+STYLES: dict[str, Any] = {"train": "-", "val": "--", "test": ":"}
+FEW = 10  # colours that can be told apart; more runs get a gradient
+
+
+def literal(name: str, width: int = 150) -> str:
+    """Return a name as a plot shows it: in lines that fit, and a dollar is a dollar, no formula."""
+    return "\n".join(textwrap.wrap(printable(name), width)).replace("$", r"\$")
+
+
+def confusion_matrix_plot(counts: np.ndarray, names: Sequence[str]) -> Figure:
+    """Draw counts of (true class, predicted class), coloured by the share of the true class."""
+    figure = Figure(figsize=(7.5, 6.5), layout="constrained")
+    axes = figure.add_subplot()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.argwhere(counts):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        count = str(counts[row, column])
+        axes.text(column, row, count, ha="center", va="center", fontsize=8, color=colour)
+    axes.set_xticks(range(len(names)), map(literal, names), rotation=45, ha="right")
+    axes.set_yticks(range(len(names)), map(literal, names))
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    axes.set_title(f"Confusion matrix, accuracy {np.trace(counts) / max(counts.sum(), 1):.2%}")
+    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+    return figure
+
+
+def sample_plot(
+    images: np.ndarray, true: np.ndarray, predicted: np.ndarray, names: Sequence[str], heading: str
+) -> Figure:
+    """Draw uint8 images of (n, 28, 28) with true and predicted names, right ones green, wrong ones red."""
+    columns = 6
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(1.7 * columns, 2.0 * rows), layout="constrained")
+    shown = [literal(name, 16) for name in names]
+    for i, (image, truth, guess) in enumerate(zip(images, true, predicted, strict=True)):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+        axes.set_axis_off()
+        title = shown[guess] if guess == truth else f"{shown[guess]}\n(is {shown[truth]})"
+        axes.set_title(title, fontsize=9, color=CORRECT if guess == truth else WRONG)
+    figure.suptitle(heading)
+    return figure
+
+
+def class_accuracy_plot(accuracies: np.ndarray, names: Sequence[str]) -> Figure:
+    """Draw the accuracy of each class as a bar, the first class on top."""
+    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    axes = figure.add_subplot()
+    bars = axes.barh(range(len(names)), accuracies, color=BLUE)
+    axes.bar_label(bars, [f"{accuracy:.1%}" for accuracy in accuracies], padding=3, fontsize=8)
+    axes.set_yticks(range(len(names)), map(literal, names))
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.1)
+    axes.set_xlabel("accuracy")
+    axes.set_title("Accuracy of each class")
+    return figure
+
+
+def reliability_plot(confidence: np.ndarray, correct: np.ndarray, bins: int) -> Figure:
+    """Draw the share of right answers against the confidence, and how often each confidence occurs."""
+    figure = Figure(figsize=(5, 6), layout="constrained")
+    upper, lower = figure.subplots(2, height_ratios=(3, 1), sharex=True)
+    edges = np.linspace(0, 1, bins + 1)
+    place = np.clip(np.digitize(confidence, edges[1:-1]), 0, bins - 1)
+    counts = np.bincount(place, minlength=bins)
+    filled = counts > 0
+    means = [np.bincount(place, v, bins)[filled] / counts[filled] for v in (confidence, correct)]
+    upper.plot([0, 1], [0, 1], color="gray", linestyle="--", label="perfectly calibrated")
+    upper.plot(*means, marker="o", color=BLUE, label="this model")
+    upper.set_ylabel("share of right answers")
+    upper.set_title("Reliability")
+    upper.legend()
+    lower.bar(edges[:-1], counts, width=1 / bins, align="edge", color=BLUE)
+    lower.set_yscale("log")
+    lower.set_ylabel("images")
+    lower.set_xlabel("confidence")
+    return figure
+
+
+def curves_plot(histories: Mapping[str, DataFrame]) -> Figure:
+    """Draw accuracy, loss and rate of runs on the same axes, a colour each: their history.csv by name."""
+    lines = sum(literal(name).count("\n") + 1 for name in histories)  # of the legend
+    figure = Figure(figsize=(13, 4.2 + 0.22 * lines), layout="constrained")
+    for axes, name in zip(figure.subplots(1, 3), ("accuracy", "loss", "learning_rate"), strict=True):
+        columns = {name: "-"} if name == "learning_rate" else {f"{s}_{name}": STYLES[s] for s in STYLES}
+        for colour, history in zip(colours(len(histories)), histories.values(), strict=True):
+            for column, style in columns.items():
+                if column in history:
+                    rows = history[["epoch", column]].dropna()  # where it was not measured
+                    marker = "o" if len(rows) == 1 else None
+                    axes.plot(rows["epoch"], rows[column], style, color=colour, marker=marker)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(name.replace("_", " "))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+    axes.set_yscale("log")
+    add_legends(figure, figure.axes[0], histories)
+    return figure
+
+
+def colours(count: int) -> list[tuple[float, float, float, float]]:
+    """Return as many colours."""
+    if count <= FEW:
+        return [colormaps["tab10"](i) for i in range(count)]
+    return [colormaps["viridis"](i / (count - 1)) for i in range(count)]
+
+
+def add_legends(figure: Figure, axes: Axes, histories: Mapping[str, DataFrame]) -> None:
+    """Say which line is which: the splits in the first axes, the runs below all."""
+    splits = [split for split in STYLES if any(f"{split}_loss" in history for history in histories.values())]
+    styles = [Line2D([], [], color="black", linestyle=STYLES[split], label=split) for split in splits]
+    axes.legend(handles=styles, loc="lower right")
+    named = zip(colours(len(histories)), histories, strict=True)
+    runs = [Line2D([], [], color=colour, label=literal(name)) for colour, name in named]
+    figure.legend(handles=runs, loc="outside lower center", frameon=False)

@@ -1,1 +1,0 @@
-"""Several processes, called ranks, that train one model together: each takes a share of every batch."""

@@ -1,0 +1,147 @@
+"""Small records of finished runs, kept in the repository: what was run, and what came of it."""
+
+from collections.abc import Mapping
+from math import isfinite
+from pathlib import Path
+from re import fullmatch
+from typing import Annotated, Any
+
+from pandas import DataFrame
+from pydantic import AfterValidator, BaseModel, Field
+
+from fmnist_lit.config import INCIDENTAL, leaves
+from fmnist_lit.constraints import Natural, Seed
+from fmnist_lit.errors import UserError
+from fmnist_lit.readers.run_directory import RunDirectory
+from fmnist_lit.run_files import (
+    FACTS,
+    OLD_METRICS,
+    Number,
+    Split,
+    read_facts,
+    read_history,
+    read_json,
+    read_metrics,
+    read_overrides,
+)
+from fmnist_lit.sweeps import key_of
+
+SPLITS = ("train", "val", "test")
+# Overrides that name a run, a place or a machine; any other one changes the experiment.
+PLACES = (
+    "experiment",
+    "sweep",
+    "name",
+    "seed",
+    "threads",
+    "trainer",
+    "logger",
+    "output_dir",
+    "data.images.source",
+    "data.images.folder",
+)
+METRICS = tuple(f"{split}_{name}" for split in SPLITS for name in ("loss", "accuracy"))
+COLUMNS = (*METRICS, "loss_sum", "train_loss_sum", "learning_rate")
+
+
+def one_line(text: str) -> str:
+    """Return a text of one line.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not text.isprintable():
+        raise ValueError("it must be text of one line")
+    return text
+
+
+class Record(BaseModel):
+    """What RESULTS.md needs of a record. Overrides go into file names and headers of configs: a line each."""
+
+    model_config = FACTS
+
+    experiment: Annotated[str, Field(pattern=r"^[\w-]+(/[\w-]+)*$")]
+    seed: Seed
+    overrides: list[Annotated[str, AfterValidator(one_line)]]
+    train: Split | None
+    val: Split | None
+    test: Split
+    epochs: Natural
+    seconds: Number
+
+
+def make_record(path: Path) -> dict[str, Any]:
+    """Return what is kept of a run.
+
+    Raises:
+        UserError: the run did not finish, is no experiment, or cannot be repeated from a commit.
+    """
+    config, metrics = RunDirectory(path, trust=None).config, read_metrics(path)
+    experiment = metrics.get("choices", {}).get("experiment", "none")
+    if experiment == "none":
+        raise UserError(f"{path} is no experiment: it was not started with experiment=...")
+    if not fullmatch("[0-9a-f]{40}", metrics["commit"] or ""):
+        raise UserError(f"{path} was made by code that is in no commit ({metrics['commit']}).")
+    kept = ("epochs", "seconds", "images_per_second", "parameters", "device", "versions", "commit")
+    missing = [key for key in kept if key not in metrics]
+    if missing:
+        raise UserError(f"{path / 'metrics.json'} is damaged: it has no {', '.join(missing)}.")
+    record: dict[str, Any] = {
+        "experiment": experiment,
+        "seed": metrics["seed"],
+        "overrides": other_overrides(path),
+        **{split: metrics[split] for split in SPLITS},
+        **{key: metrics[key] for key in kept},
+        **{key: metrics[key] for key in ("test_flipped", "training_tflop") if key in metrics},
+        "config": {key: value for key, value in leaves(config) if is_kept(key)},
+        "history": history_columns(read_history(path)),
+    }
+    read_facts(path, record, Record)
+    return record
+
+
+def is_kept(key: str) -> bool:
+    """Whether a config key belongs into a record: not where files lay, and no seed, which stands apart."""
+    apart = ("logger.", "model.patch.", "callbacks.resume.", "callbacks.progress.")
+    return key not in (*INCIDENTAL, "seed") and not key.startswith(apart)
+
+
+def other_overrides(path: Path) -> list[str]:
+    """Return the overrides that changed the experiment."""
+    return [item for item in read_overrides(path) if key_of(item) not in PLACES]
+
+
+def history_columns(history: DataFrame) -> dict[str, list[float | None]]:
+    """Return the metrics of the epochs, a list for each, to five digits; None for one that is not finite."""
+    return {
+        name: [float(f"{value:.5g}") if isfinite(value) else None for value in history[name]]
+        for name in COLUMNS
+        if name in history
+    }
+
+
+def file_name(record: Mapping[str, Any]) -> str:
+    """Return the file name of a record: experiment, seed, and whether the experiment was changed."""
+    changed = "".join(f"-{item}" for item in record["overrides"])
+    return f"{record['experiment']}-seed{record['seed']}{changed}.json".replace("/", "-")
+
+
+def read_records(folder: Path, made: Mapping[Path, dict[str, Any]] | None = None) -> list[dict[str, Any]]:
+    """Read all records of a folder, by experiment and seed.
+
+    Args:
+        made: records that are not written yet, by their paths; they take the place of older ones.
+
+    Raises:
+        UserError: a file is no record.
+    """
+    records = []
+    made = made or {}
+    for path in sorted({*folder.glob("*.json"), *made}):
+        try:
+            record = made[path] if path in made else read_json(path)
+            read_facts(path, record, Record)
+        except UserError as error:
+            raise UserError(f"{path} is no record of a run: {error}") from error
+        records.append({OLD_METRICS.get(key, key): value for key, value in record.items()})
+    return sorted(records, key=lambda record: (record["experiment"], record["seed"]))

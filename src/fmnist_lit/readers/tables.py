@@ -1,0 +1,328 @@
+"""Tables of runs: what they differ in, and a row for each configuration, over its seeds."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
+
+from pandas import DataFrame
+from scipy.stats import t as student
+
+from fmnist_lit.config import INCIDENTAL, leaves
+from fmnist_lit.errors import UsageError, UserError, choices, printable
+from fmnist_lit.readers.run_directory import RunDirectory
+from fmnist_lit.readers.text import markdown, markdown_table, no_formula
+from fmnist_lit.run_files import read_metrics, why_unfinished
+
+SEED = "seed"
+INCIDENTAL_GROUPS = ("logger", "trainer", "debug")
+SPLITS = ("train", "val", "test")
+OWN = ("test_accuracy", "test_loss", "test_std", "test_95_low", "test_95_high")
+HANDFUL = 5  # columns of a readable table that say what differs; CSV and JSON have all
+
+
+class Runs(NamedTuple):
+    """Some runs, a row each in both tables.
+
+    Args:
+        keys: as text, the option chosen of each config group, then the value of every dotted key; "-": none.
+        groups: the columns of ``keys`` that are config groups.
+        numbers: metrics of each split ("test_accuracy"), seconds, parameters and seed of finished runs.
+    """
+
+    keys: DataFrame
+    groups: list[str]
+    numbers: DataFrame
+
+    def part(self, rows: Any) -> "Runs":
+        """Return some of the runs."""
+        return Runs(self.keys.loc[rows], self.groups, self.numbers.loc[rows])
+
+
+class Spread(NamedTuple):
+    """Mean, standard deviation and 95% interval of the mean; the last two are None for one value."""
+
+    mean: float
+    std: float | None
+    interval: tuple[float, float] | None
+
+
+class Results(NamedTuple):
+    """All runs of a folder: finished ones as rows, the others with the reason why they have no metrics.
+
+    Trials of a search were made to be chosen among: where there are other runs, they stand apart.
+    """
+
+    keys: list[str]  # columns that say what tells a row from the others
+    measured: list[str]  # columns of further metrics, a user's own
+    rows: list[dict[str, Any]]
+    without: list[tuple[Path, str]]
+    searches: Counter[Path]  # trials by folder
+
+
+def run_directories(folder: Path) -> list[Path]:
+    """Return the directories at or below a folder that a run has written into, sorted."""
+    signs = ("config.yaml", "failure.json", ".hydra")
+    found = {path.parent for sign in signs for path in folder.rglob(sign)}
+    return sorted(path for path in found if path.name != ".hydra")
+
+
+def read_run(path: Path) -> tuple[dict[str, str], dict[str, str], dict[str, Any]]:
+    """Read the choices, the values and, of a finished run, the metrics.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
+    config = RunDirectory(path, trust=None).config
+    metrics = read_metrics(path) if why_unfinished(path) is None else {}
+    values = {
+        key: str(value).rpartition(".")[2] if key.endswith("_target_") else str(value)
+        for key, value in leaves(config)
+        if key not in INCIDENTAL and not key.startswith(("logger.", "model.patch."))
+    }
+    # Before its end a run is known by the classes that it builds.
+    targets = {key.removesuffix("._target_"): values[key] for key in values if key.endswith("._target_")}
+    chosen = metrics.get("choices", {group: name for group, name in targets.items() if "." not in group})
+    return {k: v for k, v in chosen.items() if k not in INCIDENTAL_GROUPS}, values, metrics
+
+
+def read_runs(paths: Sequence[Path]) -> Runs:
+    """Read what tells runs apart, and the metrics of those that are finished.
+
+    Raises:
+        UserError: a folder holds no run.
+    """
+    return as_runs([read_run(path) for path in paths])
+
+
+def as_runs(read: Sequence[tuple[dict[str, str], dict[str, str], dict[str, Any]]]) -> Runs:
+    """Put what was read of runs into tables."""
+    groups = list(dict.fromkeys(group for chosen, _, _ in read for group in chosen))
+    names = list(dict.fromkeys([*groups, *(key for _, values, _ in read for key in values)]))
+    keys = DataFrame([values | chosen for chosen, values, _ in read], columns=names, dtype=object)
+    return Runs(keys.fillna("-"), groups, DataFrame([numbers_of(metrics) for _, _, metrics in read]))
+
+
+def numbers_of(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of a run in a flat mapping."""
+    splits = {split: metrics.get(split) or {} for split in SPLITS}
+    flat = {f"{split}_{name}": value for split, of in splits.items() for name, value in of.items()}
+    return flat | {key: metrics[key] for key in ("seconds", "parameters", SEED) if key in metrics}
+
+
+def varying_keys(runs: Runs) -> list[str]:
+    """Return the groups and dotted keys in which runs differ.
+
+    What follows from a difference already named is left out: the keys of an option where two runs chose
+    different options, everything where they are different experiments.
+    """
+    counts = runs.keys.nunique()
+    varied = [name for name in runs.keys if counts[name] > 1]
+
+    def differ(name: str, *given: str) -> bool:
+        alike = [group for group in dict.fromkeys(given) if group in runs.groups]
+        return not alike or bool((runs.keys.groupby(alike)[name].nunique() > 1).any())
+
+    groups = [name for name in varied if name in runs.groups and name != "experiment"]
+    first = [name for name in varied if name == "experiment" and name in runs.groups]
+    further = [name for name in varied if name not in runs.groups]
+    return [
+        *first,
+        *(name for name in groups if differ(name, "experiment")),
+        *(name for name in further if differ(name, "experiment", name.partition(".")[0])),
+    ]
+
+
+def varying(runs: Runs, name: str) -> str:
+    """Say how a group or key differs: "optim.lr=0.01..0.1" for numbers, else its values if they are few."""
+    values = sorted(set(runs.keys[name]))
+    try:
+        values = sorted(values, key=float)
+        return f"{name}={values[0]}..{values[-1]}"
+    except ValueError:
+        return f"{name}={','.join(values)}" if len(values) <= 3 else name
+
+
+def labels(paths: Sequence[Path]) -> list[str]:
+    """Name each run by what tells it from the others, by its folder where nothing does."""
+    runs = read_runs(paths)
+    differing = runs.keys[varying_keys(runs)].to_dict("records")
+    names = [" ".join(f"{key}={value}" for key, value in row.items()) for row in differing]
+    return [
+        name if names.count(name) == 1 and name else f"{name} ({folder})".lstrip()
+        for name, folder in zip(names, unique_names(paths), strict=True)
+    ]
+
+
+def unique_names(paths: Sequence[Path]) -> list[str]:
+    """Name folders by as few of their last parts as tell them apart."""
+    whole = [path.resolve().parts for path in paths]
+    for count in range(1, max(map(len, whole)) + 1):
+        names = ["/".join(parts[-count:]) for parts in whole]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def spread(values: Sequence[float], limits: tuple[float, float] = (-math.inf, math.inf)) -> Spread:
+    """Return mean, standard deviation (n - 1) and Student's 95% interval of the mean, cut to its limits."""
+    mean = fmean(values)
+    if len(values) < 2:
+        return Spread(mean, None, None)
+    std = stdev(values)
+    half = float(student.ppf(0.975, len(values) - 1)) * std / math.sqrt(len(values))
+    return Spread(mean, std, (max(limits[0], mean - half), min(limits[1], mean + half)))
+
+
+def collect(folder: Path, group_by: Sequence[str] = ()) -> Results:
+    """Read all runs at or below a folder.
+
+    Args:
+        group_by: config groups ("model") or dotted keys ("optim.lr") that make a row; by default all in
+            which runs differ, but for the seed.
+
+    Raises:
+        UserError: there is no run.
+        UsageError: no run has such a key.
+    """
+    found = run_directories(folder) if folder.is_dir() else []
+    if not found:
+        raise UserError(f"{folder} holds no run." if folder.is_dir() else f"{folder}: no such folder.")
+    searches = Counter(path.parent for path in found if (path.parent / "study.lock").exists())
+    if searches.total() == len(found):  # they alone were asked for
+        searches.clear()
+    read, without = [], []
+    for path in (path for path in found if path.parent not in searches):
+        reason = why_unfinished(path)
+        try:
+            if reason is None:
+                read.append(read_run(path))
+        except UserError as error:
+            reason = str(error)
+        if reason is not None:
+            without.append((path, reason))
+    if not read:
+        return Results([], [], [], without, searches)
+    runs = as_runs(read)
+    keys = list(dict.fromkeys(group_by)) or [key for key in varying_keys(runs) if key != SEED]
+    for key in keys:
+        if key not in runs.keys:
+            raise UsageError(f"--group-by {key}: no run has such a group or key. {choices(key, runs.keys)}")
+    groups = [of.index for _, of in runs.keys.groupby(keys, sort=False)] if keys else [runs.keys.index]
+    further = [name for name in runs.numbers if name.startswith("test_") and name not in OWN]
+    rows = [make_row(keys, further, runs.part(rows)) for rows in groups]
+    return Results(keys, further, sorted(rows, key=lambda row: -row["test_accuracy"]), without, searches)
+
+
+def make_row(keys: Sequence[str], measured: Sequence[str], runs: Runs) -> dict[str, Any]:
+    """Return the metrics of runs of the same keys; None where there is none. Accuracies are fractions.
+
+    Runs of the same seed are one value, their mean: only seeds repeat. Runs that differ in more than the seed
+    are a mixture: they have a mean, but no spread over seeds.
+    """
+    mixes = [varying(runs, key) for key in varying_keys(runs) if key not in (SEED, *keys)]
+    seeds = runs.numbers.groupby(SEED).mean()
+    test = spread(seeds["test_accuracy"].tolist(), limits=(0, 1))
+    parameters = set(runs.numbers["parameters"])
+    means = {name: seeds[name].mean() for name in ("val_accuracy", *measured) if name in seeds}
+    low, high = (None if mixes else test.interval) or (None, None)
+    return {
+        **runs.keys.iloc[0][list(keys)].to_dict(),
+        "mixes": mixes,
+        "seeds": len(seeds),
+        "runs": len(runs.keys),
+        "test_accuracy": test.mean,
+        "test_std": None if mixes else test.std,
+        "test_95_low": low,
+        "test_95_high": high,
+        "val_accuracy": None,
+        **{name: None if math.isnan(mean) else float(mean) for name, mean in means.items()},
+        "seconds": float(runs.numbers["seconds"].mean()),
+        "parameters": int(parameters.pop()) if len(parameters) == 1 else None,
+    }
+
+
+def joined(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows with text for what they mix."""
+    return [{**row, "mixes": ", ".join(row["mixes"])} for row in rows]
+
+
+def as_json(results: Results) -> str:
+    """Return everything as JSON."""
+    content = {
+        "finished": joined(results.rows),
+        "without_result": [{"run": str(path), "reason": reason} for path, reason in results.without],
+        "searches": [{"folder": str(path), "trials": count} for path, count in results.searches.items()],
+    }
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
+def as_csv(results: Results) -> str:
+    """Return the finished rows as CSV; no text in it is a formula."""
+    if not results.rows:
+        return ""
+    table = DataFrame(joined(results.rows), dtype=object).map(no_formula).rename(columns=no_formula)
+    return str(table.to_csv(index=False))
+
+
+def as_markdown(results: Results) -> str:
+    """Return tables to read: accuracies in percent, a handful of differences; what has no row apart."""
+    lines = []
+    if results.rows:
+        shown, folded = results.keys, []
+        if len(results.keys) > HANDFUL + 1:
+            shown, folded = results.keys[:HANDFUL], results.keys[HANDFUL:]
+        headings = [
+            *map(markdown, shown),
+            *(["also"] if folded else []),
+            "n",
+            "test accuracy",
+            "95% interval",
+        ]
+        headings += ["val accuracy", *(markdown(name.replace("_", " ", 1)) for name in results.measured)]
+        headings += ["seconds", "parameters", "notes"]
+        rows = []
+        for row in results.rows:
+            also = [few([f"{key}={row[key]}" for key in folded if row[key] != "-"])] if folded else []
+            rows.append(
+                [*map(markdown, [*(row[key] for key in shown), *also]), *texts(row, results.measured)]
+            )
+        lines = [markdown_table(headings, rows, numbers=6 + len(results.measured))]
+        lines += ["", "n: seeds. 95% interval of the mean over seeds: Student's t, cut to 0 to 100%."]
+    if results.searches:
+        lines += ["", "Trials of a search, kept apart; name its folder to tabulate them:", ""]
+        lines += [f"- {markdown(path)}: {count} trials" for path, count in results.searches.items()]
+    if results.without:
+        lines += ["", f"Without a result ({len(results.without)}):", ""]
+        lines += [f"- {markdown(path)}: {markdown(reason, most=300)}" for path, reason in results.without]
+    return "\n".join(lines) + "\n"
+
+
+def texts(row: Mapping[str, Any], measured: Sequence[str]) -> list[str]:
+    """Return a row's numbers as text, percent for accuracies."""
+
+    def text(name: str, form: str) -> str:
+        return "-" if row.get(name) is None else format(row[name], form)
+
+    notes = [f"mixes {few(row['mixes'])}: no spread over seeds"] if row["mixes"] else []
+    notes += ["one seed: no spread"] if row["seeds"] == 1 and not row["mixes"] else []
+    std, low = row["test_std"], row["test_95_low"]
+    return [
+        f"{row['seeds']}" + (f" ({row['runs']} runs)" if row["runs"] != row["seeds"] else ""),
+        f"{row['test_accuracy']:.2%}" + (f" ± {100 * std:.2f}" if std is not None else ""),
+        "-" if low is None else f"{low:.2%} to {row['test_95_high']:.2%}",
+        text("val_accuracy", ".2%"),
+        *(text(name, ".4f") for name in measured),
+        text("seconds", ".0f"),
+        text("parameters", ",d"),
+        markdown("; ".join(notes), most=300) or "-",
+    ]
+
+
+def few(items: Sequence[str]) -> str:
+    """Join a handful of texts, and say how many are left out."""
+    kept = [printable(item, most=60) for item in items[:HANDFUL]]
+    return ", ".join(kept) + (f" and {len(items) - HANDFUL} more" if len(items) > HANDFUL else "")

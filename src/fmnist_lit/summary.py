@@ -1,0 +1,49 @@
+"""What a finished run prints on the terminal."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fmnist_lit.errors import printable
+
+
+def summary(directory: Path, metrics: Mapping[str, Any]) -> str:
+    """Return a finished run's metrics, a user's own among them, as a table to print."""
+    splits = {split: metrics[split] or {} for split in ("train", "val", "test")}
+    names = list(dict.fromkeys(["accuracy", "loss", *(name for of in splits.values() for name in of)]))
+    rows = [
+        [split, *(f"{of[name]:.4f}" if name in of else "-" for name in names)] for split, of in splits.items()
+    ]
+    return "\n".join(
+        [
+            "The best checkpoint in evaluation mode:",
+            rendered(["split", *names], rows),
+            f"{metrics['epochs']} epochs, {metrics['seconds']:.0f} s, "
+            f"{metrics['images_per_second']:,.0f} images/s, {metrics['parameters']:,} parameters, "
+            f"seed {metrics['seed']}",
+            f"Everything is in {directory}",
+        ]
+    )
+
+
+def rendered(headings: list[str], rows: list[list[str]], texts: int = 1) -> str:
+    """Return a table as text, as wide as the terminal; nothing in it is markup.
+
+    Args:
+        texts: columns from the left that hold text; those behind them hold numbers.
+    """
+    table = Table()
+    for number, heading in enumerate(headings):
+        justify: Any = "left" if number < texts else "right"
+        table.add_column(Text(printable(heading)), justify=justify, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(cell, most=2000)) for cell in row))
+    console = Console(file=io.StringIO())
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().rstrip("\n")
