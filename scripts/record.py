@@ -1,4 +1,4 @@
-"""Keep records of finished experiments and make RESULTS.md anew: python scripts/record.py [RUN...]."""
+"""Keep records of finished runs and make RESULTS.md anew: python scripts/record.py [RUN...] [--study X]."""
 
 import sys
 from pathlib import Path
@@ -8,8 +8,9 @@ import typer
 
 from fmnist_lit.errors import UserError, printable
 from fmnist_lit.files import write_json, write_whole
-from fmnist_lit.readers.command import command_line
-from fmnist_lit.readers.records import file_name, make_record, read_records
+from fmnist_lit.readers.claims import as_rows, read_claims, read_studies
+from fmnist_lit.readers.command import Data, command_line
+from fmnist_lit.readers.records import file_name, make_record, read_records, read_study, with_runs
 from fmnist_lit.readers.results_page import (
     five_models_plot,
     measured,
@@ -17,23 +18,39 @@ from fmnist_lit.readers.results_page import (
     results_page,
     with_measured,
 )
+from fmnist_lit.readers.tables import run_directories
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @command_line
 def main(
-    runs: Annotated[list[Path] | None, typer.Argument(metavar="RUN", help="to keep a record of")] = None,
+    runs: Annotated[list[Path] | None, typer.Argument(metavar="RUN", help="to keep; or a sweep")] = None,
+    study: Annotated[
+        str | None, typer.Option(help="the runs are of: a file of lines for all of them")
+    ] = None,
+    data: Data = None,
     root: Annotated[Path, typer.Option(help="where results/ and RESULTS.md are")] = ROOT,
 ) -> None:
     """Write records, then what is made of them: RESULTS.md, its plot, a line of each experiment."""
     folder = root / "results"
-    made = {folder / file_name(record): record for record in map(make_record, runs or ())}
+    paths = [path for run in runs or () for path in run_directories(run)]
+    finished = [path for path in paths if len(paths) == 1 or (path / "metrics.json").exists()]
+    kept = [make_record(path, data, study is not None) for path in finished]
+    made = {} if study else {folder / file_name(record): record for record in kept}
     records = read_records(folder, made)
     published = read_published(folder / "published.yaml")
     texts = {}
+    if study:
+        lines = folder / "studies" / f"{study}.jsonl"
+        lines.parent.mkdir(exist_ok=True)
+        write_whole(lines, with_runs(read_study(lines), kept).encode())
+        print(f"Kept: {len(kept)} runs in {printable(lines)}")
+    whole = as_rows([record for record in records if not record["overrides"]])
+    tables = read_studies(folder / "studies") | {None: whole}
     try:  # all, before the first is written
-        texts[root / "RESULTS.md"] = results_page(published, records)
+        claims = read_claims(folder / "claims.yaml")
+        texts[root / "RESULTS.md"] = results_page(published, records, claims, tables)
         for report, content in published.items():
             for row in content["rows"]:
                 path = root / "conf" / "experiment" / report / f"{row['row']}.yaml"

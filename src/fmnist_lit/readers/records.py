@@ -1,6 +1,7 @@
 """Small records of finished runs, kept in the repository: what was run, and what came of it."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from re import fullmatch
@@ -8,10 +9,12 @@ from typing import Annotated, Any
 
 from pandas import DataFrame
 from pydantic import AfterValidator, BaseModel, Field
+from sklearn.metrics import confusion_matrix
 
 from fmnist_lit.config import INCIDENTAL, leaves
 from fmnist_lit.constraints import Natural, Seed
 from fmnist_lit.errors import UserError
+from fmnist_lit.readers.evaluate import evaluate
 from fmnist_lit.readers.run_directory import RunDirectory
 from fmnist_lit.run_files import (
     FACTS,
@@ -19,12 +22,14 @@ from fmnist_lit.run_files import (
     Number,
     Split,
     read_facts,
+    read_file,
     read_history,
     read_json,
     read_metrics,
     read_overrides,
 )
 from fmnist_lit.sweeps import key_of
+from fmnist_lit.weights import load_checkpoint
 
 SPLITS = ("train", "val", "test")
 # Overrides that name a run, a place or a machine; any other one changes the experiment.
@@ -70,16 +75,20 @@ class Record(BaseModel):
     seconds: Number
 
 
-def make_record(path: Path) -> dict[str, Any]:
+def make_record(path: Path, data: Path | None = None, study: bool = False) -> dict[str, Any]:
     """Return what is kept of a run.
+
+    Args:
+        data: where its images are, if not where its config says.
+        study: the run is one of many of a study, and need be no experiment.
 
     Raises:
         UserError: the run did not finish, is no experiment, or cannot be repeated from a commit.
     """
-    config, metrics = RunDirectory(path, trust=None).config, read_metrics(path)
+    run, metrics = RunDirectory(path, data), read_metrics(path)
     experiment = metrics.get("choices", {}).get("experiment", "none")
-    if experiment == "none":
-        raise UserError(f"{path} is no experiment: it was not started with experiment=...")
+    if experiment == "none" and not study:
+        raise UserError(f"{path} is no experiment: it was not started with experiment=... (or say --study)")
     if not fullmatch("[0-9a-f]{40}", metrics["commit"] or ""):
         raise UserError(f"{path} was made by code that is in no commit ({metrics['commit']}).")
     kept = ("epochs", "seconds", "images_per_second", "parameters", "device", "versions", "commit")
@@ -93,11 +102,21 @@ def make_record(path: Path) -> dict[str, Any]:
         **{split: metrics[split] for split in SPLITS},
         **{key: metrics[key] for key in kept},
         **{key: metrics[key] for key in ("test_flipped", "training_tflop") if key in metrics},
-        "config": {key: value for key, value in leaves(config) if is_kept(key)},
+        "chosen_epoch": load_checkpoint(path / "checkpoints" / "best.ckpt")["epoch"] + 1,
+        "final_rate": float(read_history(path)["learning_rate"].iloc[-1]),
+        "confusion": confusion(run),
+        "config": {key: value for key, value in leaves(run.config) if is_kept(key)},
         "history": history_columns(read_history(path)),
     }
     read_facts(path, record, Record)
     return record
+
+
+def confusion(run: RunDirectory) -> list[list[int]]:
+    """Count the test images of each class (row) that were taken for each class (column)."""
+    found = evaluate(run, "test", "best")
+    counts: list[list[int]] = confusion_matrix(found.true, found.predicted).tolist()
+    return counts
 
 
 def is_kept(key: str) -> bool:
@@ -135,13 +154,39 @@ def read_records(folder: Path, made: Mapping[Path, dict[str, Any]] | None = None
     Raises:
         UserError: a file is no record.
     """
-    records = []
     made = made or {}
-    for path in sorted({*folder.glob("*.json"), *made}):
-        try:
-            record = made[path] if path in made else read_json(path)
-            read_facts(path, record, Record)
-        except UserError as error:
-            raise UserError(f"{path} is no record of a run: {error}") from error
-        records.append({OLD_METRICS.get(key, key): value for key, value in record.items()})
+    paths = sorted({*folder.glob("*.json"), *made})
+    records = [as_record(path, made[path] if path in made else read_json(path)) for path in paths]
     return sorted(records, key=lambda record: (record["experiment"], record["seed"]))
+
+
+def as_record(path: Path, content: Any) -> dict[str, Any]:
+    """Return what a file holds under today's names.
+
+    Raises:
+        UserError: it is no record.
+    """
+    try:
+        read_facts(path, content, Record)
+    except UserError as error:
+        raise UserError(f"{path} is no record of a run: {error}") from error
+    return {OLD_METRICS.get(key, key): value for key, value in content.items()}
+
+
+def read_study(path: Path) -> list[dict[str, Any]]:
+    """Read the records of a study, one a line.
+
+    Raises:
+        UserError: a line is no record.
+    """
+    lines = read_file(path).decode(errors="replace").splitlines() if path.exists() else []
+    try:
+        return [as_record(path, json.loads(line)) for line in lines]
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: {error}.") from error
+
+
+def with_runs(study: Sequence[dict[str, Any]], made: Sequence[dict[str, Any]]) -> str:
+    """Return a study as text with further records, which replace those of the same overrides and seed."""
+    records = {(tuple(record["overrides"]), record["seed"]): record for record in (*study, *made)}
+    return "".join(json.dumps(records[key], allow_nan=False) + "\n" for key in sorted(records))

@@ -1,6 +1,7 @@
 """RESULTS.md: the reports' published metrics beside those of our records. Never edited by hand."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from pandas import DataFrame
 
+from fmnist_lit.readers.claims import Claim, answer, claims_table
 from fmnist_lit.readers.tables import Spread, spread
 from fmnist_lit.readers.text import markdown, markdown_table, render
 
@@ -34,8 +36,17 @@ def read_published(path: Path) -> dict[str, Published]:
     return {str(report): content for report, content in reports.items()}
 
 
-def results_page(published: Mapping[str, Published], records: Records) -> str:
-    """Return RESULTS.md."""
+def results_page(
+    published: Mapping[str, Published],
+    records: Records,
+    claims: Sequence[Claim],
+    studies: Mapping[str | None, DataFrame],
+) -> str:
+    """Return RESULTS.md.
+
+    Args:
+        studies: runs by study, those of experiments under None.
+    """
     table = as_table(records)
     tables = {
         report: recipe_table(content["rows"], table)
@@ -50,7 +61,27 @@ def results_page(published: Mapping[str, Published], records: Records) -> str:
         short=SHORT,
         ingredients=ingredient_table(table),
         comparisons=comparison_table(table),
+        claims={
+            report: claims_table([claim for claim in claims if claim.report == report], studies)
+            for report in published
+        },
+        verdicts=Counter(answer(claim, studies).verdict for claim in claims),
+        reproduced=reproduced(published, table),
     )
+
+
+def reproduced(published: Mapping[str, Published], table: DataFrame) -> Counter[str]:
+    """Count the published figures by how near ours come."""
+    found: Counter[str] = Counter()
+    for report, content in published.items():
+        for row in content["rows"]:
+            whole, _ = runs_of(f"{report}/{row['row']}", table)
+            if row.get("published") is None:
+                continue
+            apart = 0.0 if whole.empty else whole[row["figure"]].mean() - row["published"]
+            near = "near" if abs(apart) <= NEAR else "above" if apart > 0 else "below"
+            found["not run" if whole.empty else near] += 1
+    return found
 
 
 def as_table(records: Records) -> DataFrame:

@@ -1,0 +1,190 @@
+"""The claims of the reports, each answered by paired runs: an effect, its interval, and a verdict."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import yaml
+from pandas import DataFrame, Series
+from pydantic import BaseModel, ConfigDict
+
+from fmnist_lit.readers.records import SPLITS, read_study
+from fmnist_lit.readers.tables import Spread, spread
+from fmnist_lit.readers.text import markdown, markdown_table
+
+Keys = dict[str, str]
+Verdict = Literal["agrees", "contradicts", "cannot be told", "not run", "not tested"]
+
+
+class Claim(BaseModel):
+    """A sentence of a report, and what of our runs answers it.
+
+    Args:
+        study: whose runs are compared; None: those of experiments.
+        figure: what is compared: an accuracy in percent ("val", "test", "train", "last_val"), a loss
+            ("val_loss"), "gap" (train less test accuracy), "epochs", "minutes"; "val@3" is that of epoch 3.
+        first: overrides (or the experiment) that the claim is about.
+        second: those it is held against; of several, the one that is best in validation. None: ``limit``.
+        best: a key of which each side has its best value in validation.
+        expected: of first less second.
+        margin: how far apart is still the same.
+        limit: a number that first is held against.
+        reason: why no run answers it.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    report: str
+    claim: str
+    study: str | None = None
+    figure: str = "val"
+    first: Keys = {}
+    second: list[Keys] = []
+    best: str | None = None
+    expected: Literal["more", "less", "same"] = "more"
+    margin: float = 0.4
+    limit: float | None = None
+    reason: str | None = None
+
+
+class Answer(NamedTuple):
+    """What runs say of a claim."""
+
+    effect: Spread | None
+    n: int
+    verdict: Verdict
+
+
+def read_claims(path: Path) -> list[Claim]:
+    """Read all claims."""
+    return [Claim.model_validate(claim) for claim in yaml.safe_load(path.read_text())]
+
+
+def read_studies(folder: Path) -> dict[str, DataFrame]:
+    """Read the records of each study as a table: a row a run, its overrides and figures."""
+    return {path.stem: as_rows(read_study(path)) for path in sorted(folder.glob("*.jsonl"))}
+
+
+def as_rows(records: Sequence[Mapping[str, Any]]) -> DataFrame:
+    """Return records as a table; accuracies in percent, overrides as text."""
+    return DataFrame([row_of(record) for record in records])
+
+
+def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the overrides and figures of a run."""
+    overrides = dict(item.split("=", 1) for item in record["overrides"])
+    row: dict[str, Any] = {"experiment": record["experiment"], **overrides, "seed": record["seed"]}
+    for split in SPLITS:
+        if record.get(split):
+            row[split], row[f"{split}_loss"] = 100 * record[split]["accuracy"], record[split]["loss"]
+    for name, values in record.get("history", {}).items():
+        short = name.removesuffix("_accuracy")
+        scale = 100 if name.endswith("_accuracy") else 1
+        finite = {epoch: scale * value for epoch, value in enumerate(values, 1) if value is not None}
+        row |= {f"{short}@{epoch}": value for epoch, value in finite.items()}
+        row[f"last_{short}"] = finite.get(len(values))
+    row |= {"epochs": record["epochs"], "minutes": record["seconds"] / 60}
+    return row | ({"gap": row["train"] - row["test"]} if "train" in row else {})
+
+
+def answer(claim: Claim, tables: Mapping[str | None, DataFrame]) -> Answer:
+    """Hold a claim against the runs there are.
+
+    Args:
+        tables: of each study; under None that of experiments.
+    """
+    if claim.reason:
+        return Answer(None, 0, "not tested")
+    table = tables.get(claim.study)
+    differences = None if table is None else compared(claim, table)
+    if differences is None or not len(differences):
+        return Answer(None, 0, "not run")
+    effect = spread(differences.tolist())
+    return Answer(effect, len(differences), verdict(claim, effect))
+
+
+def compared(claim: Claim, table: DataFrame) -> "Series[float] | None":
+    """Return first less second, or less the limit, of each pair of runs that are alike in all else."""
+    first = side(claim.first, claim.best, table)
+    if first is None or claim.figure not in table:
+        return None
+    if claim.limit is not None:
+        return (first[claim.figure] - claim.limit).dropna()
+    sides = [rows for keys in claim.second if (rows := side(keys, claim.best, table)) is not None]
+    if not sides:
+        return None
+    second = max(sides, key=lambda rows: rows[judged(rows)].mean())
+    named = {*claim.first, *(key for keys in claim.second for key in keys), claim.best, "experiment"}
+    alike = [key for key in overridden(table) if key not in named] + ["seed"]
+    return (first.set_index(alike)[claim.figure] - second.set_index(alike)[claim.figure]).dropna()
+
+
+def side(keys: Keys, best: str | None, table: DataFrame) -> DataFrame | None:
+    """Return the runs of one side, each model (or whatever else differs) with the best value of a key."""
+    if not set(keys) <= set(table):
+        return None
+    rows = table
+    for key, value in keys.items():
+        rows = rows[rows[key] == value]
+    if not len(rows) or best is None:
+        return rows if len(rows) else None
+    others = [key for key in overridden(rows) if key not in (*keys, best)]
+    by = judged(rows)
+    means = rows.groupby([*others, best])[by].mean().reset_index()
+    chosen = means.loc[means.groupby(others)[by].idxmax()] if others else means.nlargest(1, by)
+    return rows.merge(chosen[[*others, best]], on=[*others, best])
+
+
+def judged(rows: DataFrame) -> str:
+    """Return the figure by which runs are chosen: validation accuracy where there is any."""
+    return "val" if "val" in rows and rows["val"].notna().any() else "test"
+
+
+def overridden(table: DataFrame) -> list[str]:
+    """Return the columns that say how runs were made."""
+    return [name for name in table if "experiment" != name != "seed" and table[name].dtype == object]
+
+
+def verdict(claim: Claim, effect: Spread) -> Verdict:
+    """Say what an effect's interval means for a claim."""
+    if effect.interval is None:
+        return "cannot be told"
+    low, high = effect.interval
+    if claim.expected == "same":
+        if -claim.margin <= low and high <= claim.margin:
+            return "agrees"
+        return "contradicts" if low > claim.margin or high < -claim.margin else "cannot be told"
+    low, high = (low, high) if claim.expected == "more" else (-high, -low)
+    return "agrees" if low > 0 else "contradicts" if high < 0 else "cannot be told"
+
+
+def claims_table(claims: Sequence[Claim], tables: Mapping[str | None, DataFrame]) -> str:
+    """Return a row for each claim."""
+    headings = ["claim", "study", "compared", "n", "effect", "95% interval", "verdict"]
+    return markdown_table(headings, [claim_row(claim, answer(claim, tables)) for claim in claims])
+
+
+def claim_row(claim: Claim, found: Answer) -> list[str]:
+    """Return a claim and its answer as text."""
+    effect = found.effect
+    ends = effect.interval if effect else None
+    return [
+        markdown(claim.claim, most=300),
+        f"`{claim.study}`" if claim.study else "experiments",
+        markdown(comparison(claim), most=300),
+        str(found.n),
+        f"{effect.mean:+.2f}" if effect else "-",
+        f"{ends[0]:+.2f} to {ends[1]:+.2f}" if ends else "-",
+        f"not tested: {claim.reason}" if claim.reason else found.verdict,
+    ]
+
+
+def comparison(claim: Claim) -> str:
+    """Say what is held against what."""
+    if claim.reason:
+        return "-"
+    both = (claim.first, *claim.second)
+    sides = [" ".join(f"{key}={value}" for key, value in keys.items()) for keys in both]
+    against = f"{claim.limit:g}" if claim.limit is not None else " or ".join(sides[1:])
+    best = f", each at its best {claim.best}" if claim.best else ""
+    return f"{claim.figure}: {sides[0] or 'all'} less {against}{best}"
