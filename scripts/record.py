@@ -10,7 +10,7 @@ from fmnist_lit.errors import UserError, printable
 from fmnist_lit.files import write_json, write_whole
 from fmnist_lit.readers.claims import as_rows, read_claims, read_studies
 from fmnist_lit.readers.command import Data, command_line
-from fmnist_lit.readers.records import file_name, make_record, read_records, read_study, with_runs
+from fmnist_lit.readers.records import as_lines, file_name, make_record, read_records, read_study, with_runs
 from fmnist_lit.readers.results_page import (
     five_models_plot,
     measured,
@@ -41,16 +41,15 @@ def main(
     records = read_records(folder, made)
     published = read_published(folder / "published.yaml")
     texts = {}
-    if study:
-        lines = folder / "studies" / f"{study}.jsonl"
-        lines.parent.mkdir(exist_ok=True)
-        write_whole(lines, with_runs(read_study(lines), kept).encode())
-        print(f"Kept: {len(kept)} runs in {printable(lines)}")
     whole = as_rows([record for record in records if not record["overrides"]])
-    tables = read_studies(folder / "studies") | {None: whole}
+    studies = read_studies(folder / "studies") | {None: whole}
+    if study:
+        path = folder / "studies" / f"{study}.jsonl"
+        of_study = with_runs(read_study(path), kept)
+        studies[study], texts[path] = as_rows(of_study), as_lines(of_study)
     try:  # all, before the first is written
         claims = read_claims(folder / "claims.yaml")
-        texts[root / "RESULTS.md"] = results_page(published, records, claims, tables)
+        texts[root / "RESULTS.md"] = results_page(published, records, claims, studies)
         for report, content in published.items():
             for row in content["rows"]:
                 path = root / "conf" / "experiment" / report / f"{row['row']}.yaml"
@@ -63,8 +62,11 @@ def main(
         write_json(path, record)
         print(f"Kept: {printable(path)}")
     for path, text in texts.items():
+        path.parent.mkdir(exist_ok=True)
         write_whole(path, text.encode())
     plot.savefig(folder / "five_models.png", dpi=80)
+    if study:
+        print(f"Kept: {len(kept)} runs of {study}")
     print(f"RESULTS.md is made of {len(records)} records.")
 
 

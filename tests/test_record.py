@@ -10,16 +10,25 @@ from omegaconf import OmegaConf
 
 import scripts.record
 from fmnist_lit.config import leaves
+from fmnist_lit.readers.claims import as_rows, read_claims, read_studies
 from fmnist_lit.readers.old_configs import KEYS, modern
-from fmnist_lit.readers.records import is_kept, other_overrides, read_records
+from fmnist_lit.readers.records import is_kept, other_overrides, read_records, read_study
 from fmnist_lit.readers.results_page import COMPARISONS, measured, read_published, results_page
 from tests.conftest import ROOT, call
 
 RECORDS = read_records(ROOT / "results")
+CLAIMS = read_claims(ROOT / "results" / "claims.yaml")
+
+
+def made_of(published: dict[str, Any], records: list[dict[str, Any]]) -> str:
+    """Return the page of some records and the repository's claims and studies."""
+    whole = as_rows([record for record in records if not record["overrides"]])
+    studies = read_studies(ROOT / "results" / "studies")
+    return results_page(published, records, CLAIMS, studies | {None: whole})
 
 
 def test_the_page_in_the_repository_is_that_of_the_records() -> None:
-    page = results_page(read_published(ROOT / "results" / "published.yaml"), RECORDS)
+    page = made_of(read_published(ROOT / "results" / "published.yaml"), RECORDS)
     assert (ROOT / "RESULTS.md").read_text() == page, "run: make results"
 
 
@@ -101,7 +110,7 @@ PUBLISHED: dict[str, Any] = {
 
 
 def rows(*records: dict[str, Any]) -> dict[str, str]:
-    page = results_page(PUBLISHED, records)
+    page = made_of(PUBLISHED, records)
     return {line.split("|")[1].strip(" `"): line for line in page.splitlines() if line.startswith("| ")}
 
 
@@ -151,7 +160,7 @@ def test_recipes_of_our_own_say_what_they_reach_and_what_each_ingredient_adds() 
         record("champion/short", seed, 0.9, 0.925 - 0.005 * seed, "label_smoothing=0") for seed in range(3)
     ]
     rows = [{"row": "cpu"}, {"row": "gpu"}, {"row": "short"}]
-    lines = results_page({"champion": {"about": "Ours.", "rows": rows}}, made).splitlines()
+    lines = made_of({"champion": {"about": "Ours.", "rows": rows}}, made).splitlines()
     cpu = "| 94.00 ± 1.00 | 3 | 91.52 to 96.48 | 95.00 ± 0.00 | 292,666 | 99.9 | 20 | 2 |"
     assert f"| `champion/cpu` {cpu}" in lines
     assert "| `champion/gpu` | not run | 0 | - | - | - | - | - | - |" in lines
@@ -183,10 +192,41 @@ def test_a_run_becomes_a_record_and_the_page(experiment: Path, tmp_path: Path) -
     made = json.loads(kept.read_text())
     assert made["overrides"] == ["trainer.max_epochs=3"]
     assert made["test"] == json.loads((experiment / "metrics.json").read_text())["test"]
+    assert sum(map(sum, made["confusion"])) == 100, "each test image once"
+    hits = sum(made["confusion"][number][number] for number in range(10))
+    assert hits == round(100 * made["test"]["accuracy"])
+    assert 1 <= made["chosen_epoch"] <= made["epochs"] == 3
+    assert made["final_rate"] == 0.01
     assert "with trainer.max_epochs=3 (n = 1)" in (tmp_path / "RESULTS.md").read_text()
     first = (tmp_path / "RESULTS.md").read_bytes()
     assert call(scripts.record, "--root", tmp_path).returncode == 0
     assert (tmp_path / "RESULTS.md").read_bytes() == first
+
+
+def test_runs_of_a_study_are_lines_of_one_file(experiment: Path, tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    shutil.copy(ROOT / "results" / "published.yaml", tmp_path / "results")
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    sweep = tmp_path / "sweep"
+    for job, seed in enumerate((1, 0)):
+        shutil.copytree(experiment, sweep / str(job))
+        metrics = json.loads((experiment / "metrics.json").read_text())
+        metrics |= {"choices": {"experiment": "none"}, "seed": seed}  # a sweep's job is no experiment
+        (sweep / str(job) / "metrics.json").write_text(json.dumps(metrics))
+    (sweep / "2").mkdir()
+    (sweep / "2" / "config.yaml").write_bytes((experiment / "config.yaml").read_bytes())  # not finished
+    command = (sweep, "--study", "epochs", "--root", tmp_path)
+    for _ in range(2):  # the same runs again are no further ones
+        answer = call(scripts.record, *command)
+        assert answer.returncode == 0, answer.stderr
+        assert "Kept: 2 runs" in answer.stdout
+        kept = read_study(tmp_path / "results" / "studies" / "epochs.jsonl")
+        assert [line["seed"] for line in kept] == [0, 1]
+        assert {tuple(line["overrides"]) for line in kept} == {("trainer.max_epochs=3",)}
+    assert not list((tmp_path / "results").glob("*.json"))
+    alone = call(scripts.record, sweep / "0", "--root", tmp_path)
+    assert alone.returncode == 1
+    assert "is no experiment" in alone.stderr
 
 
 FAULTS = {

@@ -1,5 +1,6 @@
 """The claims of the reports, each answered by paired runs: an effect, its interval, and a verdict."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -56,8 +57,9 @@ class Answer(NamedTuple):
 
 
 def read_claims(path: Path) -> list[Claim]:
-    """Read all claims."""
-    return [Claim.model_validate(claim) for claim in yaml.safe_load(path.read_text())]
+    """Read all claims; none where there is no such file."""
+    known = yaml.safe_load(path.read_text()) if path.exists() else []
+    return [Claim.model_validate(claim) for claim in known]
 
 
 def read_studies(folder: Path) -> dict[str, DataFrame]:
@@ -66,8 +68,9 @@ def read_studies(folder: Path) -> dict[str, DataFrame]:
 
 
 def as_rows(records: Sequence[Mapping[str, Any]]) -> DataFrame:
-    """Return records as a table; accuracies in percent, overrides as text."""
-    return DataFrame([row_of(record) for record in records])
+    """Return records as a table; accuracies in percent, overrides as text, "-" for none."""
+    table = DataFrame([row_of(record) for record in records])
+    return table.fillna(dict.fromkeys(overridden(table), "-"))
 
 
 def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,13 +79,13 @@ def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {"experiment": record["experiment"], **overrides, "seed": record["seed"]}
     for split in SPLITS:
         if record.get(split):
-            row[split], row[f"{split}_loss"] = 100 * record[split]["accuracy"], record[split]["loss"]
+            row[split], row[f"{split}_loss"] = 100 * record[split]["accuracy"], record[split].get("loss")
     for name, values in record.get("history", {}).items():
         short = name.removesuffix("_accuracy")
         scale = 100 if name.endswith("_accuracy") else 1
         finite = {epoch: scale * value for epoch, value in enumerate(values, 1) if value is not None}
         row |= {f"{short}@{epoch}": value for epoch, value in finite.items()}
-        row[f"last_{short}"] = finite.get(len(values))
+        row[f"last_{short}"] = finite.get(len(values), math.nan)
     row |= {"epochs": record["epochs"], "minutes": record["seconds"] / 60}
     return row | ({"gap": row["train"] - row["test"]} if "train" in row else {})
 
@@ -142,7 +145,8 @@ def judged(rows: DataFrame) -> str:
 
 def overridden(table: DataFrame) -> list[str]:
     """Return the columns that say how runs were made."""
-    return [name for name in table if "experiment" != name != "seed" and table[name].dtype == object]
+    numbers = table.select_dtypes("number")
+    return [name for name in table if name not in numbers and name != "experiment"]
 
 
 def verdict(claim: Claim, effect: Spread) -> Verdict:

@@ -186,7 +186,12 @@ def read_study(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path} is damaged: {error}.") from error
 
 
-def with_runs(study: Sequence[dict[str, Any]], made: Sequence[dict[str, Any]]) -> str:
-    """Return a study as text with further records, which replace those of the same overrides and seed."""
+def with_runs(study: Sequence[dict[str, Any]], made: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a study with further records, which replace those of the same overrides and seed."""
     records = {(tuple(record["overrides"]), record["seed"]): record for record in (*study, *made)}
-    return "".join(json.dumps(records[key], allow_nan=False) + "\n" for key in sorted(records))
+    return [records[key] for key in sorted(records)]
+
+
+def as_lines(study: Sequence[dict[str, Any]]) -> str:
+    """Return a study as text, a record a line."""
+    return "".join(json.dumps(record, allow_nan=False) + "\n" for record in study)

@@ -25,6 +25,10 @@ COMPARISONS = (
     ("MLP4: patches (four quarters, shared) against none", "five_models/mlp4_patched", "five_models/mlp4"),
 )
 
+COLUMNS = (
+    *("experiment", "seed", "changes", "test", "val", "test_flipped", "last_val", "minutes", "epochs"),
+    *("parameters", "training_tflop"),
+)
 Records = Sequence[Mapping[str, Any]]
 Published = dict[str, Any]  # of a report: "about" it, and its "rows"
 
@@ -104,7 +108,7 @@ def as_table(records: Records) -> DataFrame:
         }
         for record in records
     ]
-    return DataFrame(rows, dtype=object)
+    return DataFrame(rows, columns=COLUMNS, dtype=object)
 
 
 def runs_of(experiment: str, table: DataFrame) -> tuple[DataFrame, DataFrame]:

@@ -1,0 +1,117 @@
+"""Claims of the reports are answered by pairs of runs that are alike in all else."""
+
+from typing import Any
+
+import pytest
+
+from fmnist_lit.readers.claims import Claim, answer, as_rows, claims_table, read_claims
+from tests.conftest import ROOT
+
+CLAIMS = read_claims(ROOT / "results" / "claims.yaml")
+
+
+def run(seed: int, val: float, test: float = 0.5, **overrides: str) -> dict[str, Any]:
+    """Return a record of a run."""
+    return {
+        "experiment": "none",
+        "seed": seed,
+        "overrides": [f"{key.replace('__', '.')}={value}" for key, value in overrides.items()],
+        "train": {"accuracy": 0.9, "loss": 0.3},
+        "val": {"accuracy": val, "loss": 0.4},
+        "test": {"accuracy": test, "loss": 0.5},
+        "epochs": 2,
+        "seconds": 60.0,
+        "history": {"val_accuracy": [val / 2, val], "train_loss": [1.0, None]},
+    }
+
+
+def claim(**further: Any) -> Claim:
+    sides = {"first": {"optim": "sgd"}, "second": [{"optim": "adam"}]}
+    return Claim(**{"report": "r", "claim": "c", "study": "s", **sides, **further})
+
+
+def pairs(*differences: float) -> list[dict[str, Any]]:
+    """Return runs of SGD and Adam, each pair of a seed so many points apart."""
+    made = [
+        (run(i, 0.8 + d / 100, optim="sgd"), run(i, 0.8, optim="adam")) for i, d in enumerate(differences)
+    ]
+    return [one for pair in made for one in pair]
+
+
+@pytest.mark.parametrize(
+    ("differences", "expected", "verdict"),
+    [
+        ((1.0, 1.1, 0.9), "more", "agrees"),
+        ((1.0, 1.1, 0.9), "less", "contradicts"),
+        ((-1.0, -1.1, -0.9), "less", "agrees"),
+        ((1.0, -1.0, 0.5), "more", "cannot be told"),
+        ((1.0,), "more", "cannot be told"),
+        ((0.1, 0.0, -0.1), "same", "agrees"),
+        ((1.0, 1.1, 0.9), "same", "contradicts"),
+        ((0.5, 0.3, 0.4), "same", "cannot be told"),
+    ],
+)
+def test_the_interval_decides(differences: tuple[float, ...], expected: Any, verdict: str) -> None:
+    found = answer(claim(expected=expected), {"s": as_rows(pairs(*differences))})
+    assert found.verdict == verdict
+    assert found.n == len(differences)
+    assert found.effect is not None
+    assert found.effect.mean == pytest.approx(sum(differences) / len(differences))
+
+
+def test_only_runs_that_are_alike_are_compared() -> None:
+    runs = [
+        run(0, 0.8, optim="sgd", model="a"),
+        run(0, 0.7, optim="adam", model="a"),
+        run(1, 0.9, optim="sgd", model="a"),  # no other of this seed
+        run(0, 0.5, optim="sgd", model="b"),
+        run(0, 0.6, optim="adam", model="b"),
+    ]
+    found = answer(claim(), {"s": as_rows(runs)})
+    assert found.n == 2
+    assert found.effect is not None
+    assert found.effect.mean == pytest.approx(0)
+
+
+def test_each_side_has_its_best_rate_by_validation_and_the_strongest_other_is_taken() -> None:
+    runs = [
+        run(0, 0.80, 0.50, optim="sgd", optim__lr="0.1"),
+        run(0, 0.70, 0.99, optim="sgd", optim__lr="1"),  # better in test, which chooses nothing
+        run(0, 0.60, 0.40, optim="adam", optim__lr="0.1"),
+        run(0, 0.50, 0.70, optim="adam", optim__lr="1"),
+        run(0, 0.30, 0.90, optim="rmsprop", optim__lr="0.1"),
+    ]
+    wanted = claim(second=[{"optim": "adam"}, {"optim": "rmsprop"}], best="optim.lr", figure="test")
+    found = answer(wanted, {"s": as_rows(runs)})
+    assert found.effect is not None
+    assert found.effect.mean == pytest.approx(10)
+
+
+def test_figures_of_an_epoch_and_of_the_last_one() -> None:
+    tables = {"s": as_rows(pairs(2.0, 2.0, 2.3))}
+    early = answer(claim(figure="val@1"), tables).effect
+    assert early is not None
+    assert early.mean == pytest.approx(1.05), "half of the last epoch's"
+    assert answer(claim(figure="last_train_loss"), tables).verdict == "not run", "it is no number"
+
+
+def test_a_limit_a_reason_and_runs_that_are_not_there() -> None:
+    tables = {"s": as_rows(pairs(1.0, 1.2))}
+    above = answer(claim(second=[], limit=70), tables)
+    assert (above.n, above.verdict) == (2, "agrees")
+    assert answer(claim(reason="why"), tables).verdict == "not tested"
+    assert answer(claim(study="another"), tables).verdict == "not run"
+    assert answer(claim(first={"optim": "lion"}), tables).verdict == "not run"
+    assert "not tested: why" in claims_table([claim(reason="why")], tables)
+
+
+def test_every_claim_of_the_reports_has_a_row_and_names_what_there_is() -> None:
+    assert len(CLAIMS) >= 30
+    assert {claim.report for claim in CLAIMS} == {
+        *("five_models", "early_stopping", "augmentation", "grid_search", "batch_size")
+    }
+    for one in CLAIMS:
+        assert one.reason or (one.first and (one.second or one.limit is not None)), one.claim
+        for keys in (one.first, *one.second):
+            if "experiment" in keys:
+                assert (ROOT / "conf" / "experiment" / f"{keys['experiment']}.yaml").exists(), one.claim
