@@ -16,6 +16,7 @@ from fmnist_lit.errors import printable
 
 CORRECT, WRONG, BLUE = "#1a7f37", "#cf222e", "#4c78a8"
 SAMPLES = 24
+FIRST = (5, 10)  # rows and columns of images, as report grid_search shows them
 STYLES: dict[str, Any] = {"train": "-", "val": "--", "test": ":"}
 FEW = 10  # colours that can be told apart; more runs get a gradient
 
@@ -59,6 +60,26 @@ def sample_plot(
         title = shown[guess] if guess == truth else f"{shown[guess]}\n(is {shown[truth]})"
         axes.set_title(title, fontsize=9, color=CORRECT if guess == truth else WRONG)
     figure.suptitle(heading)
+    return figure
+
+
+def images_plot(images: np.ndarray, labels: np.ndarray, names: Sequence[str], split: str) -> Figure:
+    """Draw the first of some uint8 images of (n, 28, 28) with their classes, and how many each class has."""
+    rows, columns = FIRST
+    figure = Figure(figsize=(10, 8.5), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=[3, 1])  # type: ignore[misc]
+    for axes, image, label in zip(above.subplots(rows, columns).flat, images, labels, strict=False):
+        axes.imshow(image, cmap="gray_r", vmin=0, vmax=255)
+        axes.set_title(literal(names[label], 16), fontsize=7)
+    for axes in above.axes:
+        axes.set_axis_off()
+    above.suptitle(f"The first {min(rows * columns, len(images))} of {len(images):,} images: {split}")
+    axes = below.add_subplot()
+    counts = np.bincount(labels, minlength=len(names))
+    axes.bar_label(axes.bar([literal(name, 12) for name in names], counts, color=BLUE), fontsize=8)
+    axes.set_ylabel("images")
+    axes.margins(y=0.2)
+    axes.tick_params(axis="x", labelsize=8)
     return figure
 
 
