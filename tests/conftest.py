@@ -20,6 +20,9 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
+
+# Before PyTorch is there: two processes of two threads each run several times slower on two cores.
+os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
