@@ -324,3 +324,11 @@ def test_initialization_by_layer_type() -> None:
 
 def test_config_knows_the_schemes() -> None:
     assert set(get_args(Scheme)) == {"default", *SCHEMES}
+
+
+def test_a_wider_kernel_keeps_the_shapes() -> None:
+    """Report grid_search mentions 5x5 as a further try; padding keeps 28, 14, 7, 4."""
+    tables = [layer_table(BlockCNN(filters=8, depth=3, kernel=kernel)) for kernel in (3, 5)]
+    assert [row.output for row in tables[0]] == [row.output for row in tables[1]]
+    (first, wider) = (next(row for row in table if row.layer == "Conv2d") for table in tables)
+    assert (first.parameters, wider.parameters) == (8 * 9 + 8, 8 * 25 + 8)

@@ -46,7 +46,7 @@ from fmnist_lit.models.initialization import initialize
 from fmnist_lit.models.layer_table import parameter_count
 from fmnist_lit.models.speedups import prepare
 from fmnist_lit.schedules import build_schedule
-from fmnist_lit.summary import summary
+from fmnist_lit.summary import start_summary, summary
 from fmnist_lit.trainer import build_callbacks, build_trainer, quiet_lightning, steps_per_execution
 
 log = logging.getLogger(__name__)
@@ -142,6 +142,7 @@ def train_and_test(
     if trainer.is_global_zero:
         log.info("Run directory: %s", directory)
         log.info("Device: %s", device)
+        log.info("%s", start_summary(config, len(images.classes)))
         if resumed:
             log.info("Resumed from %s", checkpoint or "the start: there is no whole checkpoint.")
         if classifier.start:

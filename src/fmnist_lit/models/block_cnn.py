@@ -1,6 +1,6 @@
 """Equal blocks of convolution and pooling, filters doubling (report grid_search)."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import nn
@@ -13,7 +13,7 @@ SIDE = 28
 
 
 class BlockCNN(CNN):
-    """Blocks of [convolution 3x3, BatchNorm, max pooling, activation, dropout], then one Linear layer.
+    """Blocks of [convolution, BatchNorm, max pooling, activation, dropout], then one Linear layer.
 
     Source: report grid_search; its final CNN is 128, 256 and 512 filters with 1,560,330 parameters. Pooling
     rounds up (28, 14, 7, 4, 2), as Keras's 'same' does.
@@ -21,6 +21,7 @@ class BlockCNN(CNN):
     Args:
         filters: of the first block; each further block has twice as many.
         depth: number of blocks.
+        kernel: side of the convolutions; the report mentions 5 as a further try.
         batch_norm: whether there is a BatchNorm in each block.
         dropout: after each block.
         bn_momentum: weight of a new batch in BatchNorm's running statistics (Keras: one minus its momentum).
@@ -31,6 +32,7 @@ class BlockCNN(CNN):
         self,
         filters: Count,
         depth: Annotated[int, Field(ge=1, le=5)],
+        kernel: Literal[3, 5, 7] = 3,
         batch_norm: bool = True,
         dropout: Share = 0.0,
         activation: Activation = "relu",
@@ -43,7 +45,7 @@ class BlockCNN(CNN):
         channels, side = 1, SIDE
         for block in range(depth):
             width = filters * 2**block
-            layers.append(nn.Conv2d(channels, width, 3, padding=1))
+            layers.append(nn.Conv2d(channels, width, kernel, padding=kernel // 2))
             if batch_norm:
                 layers.append(nn.BatchNorm2d(width, eps=bn_eps, momentum=bn_momentum))
             layers += [nn.MaxPool2d(2, ceil_mode=True), activation_layer(activation, negative_slope)]
