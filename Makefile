@@ -7,10 +7,10 @@ UV ?= uv
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint data results schemas tensorboard lock lowest clean
+.PHONY: help train test lint data results schemas reports-test tensorboard lock lowest clean
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 	@echo '  e.g. make train ARGS="trainer.max_epochs=2 seed=1"'
 
 $(INSTALLED): requirements.lock pyproject.toml
@@ -41,6 +41,9 @@ results: $(INSTALLED) ## make RESULTS.md and the headers of conf/experiment anew
 
 schemas: $(INSTALLED) ## make conf/schemas/, by which an editor checks conf/, anew from the code
 	$(BIN)/python -m fmnist_lit.schemas
+
+reports-test: $(INSTALLED) ## test the best MLP and the best CNN below outputs/, as the reports do
+	$(BIN)/python scripts/reports_test.py $(ARGS)
 
 tensorboard: $(INSTALLED) ## look at all runs below outputs/
 	$(BIN)/tensorboard --logdir outputs $(ARGS)

@@ -7,7 +7,7 @@ import typer
 
 from fmnist_lit.errors import printable
 from fmnist_lit.readers.command import Checkpoint, Data, RunPaths, Trust, command_line
-from fmnist_lit.readers.evaluate import Evaluation, evaluate, metrics, write_evaluation
+from fmnist_lit.readers.evaluate import Evaluation, evaluate, metrics, report_name, write_evaluation
 from fmnist_lit.readers.own_files import require_own
 from fmnist_lit.readers.run_directory import RunDirectory
 from fmnist_lit.summary import rendered
@@ -31,9 +31,7 @@ def main(
         require_own(path, name)  # before the long work
         evaluation = evaluate(run, split, checkpoint)
         measured = {"split": split, "checkpoint": checkpoint} | metrics(evaluation, folds)
-        is_mlp = run.config["model"]["_target_"].endswith(".MLP")
-        text_name = "multi-layer-net.txt" if is_mlp else "convolution-neural-net.txt"
-        write_evaluation(path, name, evaluation, measured, text_name)
+        write_evaluation(path, name, evaluation, measured, report_name(run))
         print(f"{printable(path)}: {split} images, {checkpoint} checkpoint")
         show(evaluation, measured)
         print(f"Everything is in {printable(path / name)}")

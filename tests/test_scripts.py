@@ -1,6 +1,7 @@
 """The command lines of scripts/: one message for a wrong one, exit status 2; options stand anywhere."""
 
 import json
+import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -9,12 +10,19 @@ import pytest
 import scripts.curves
 import scripts.evaluate
 import scripts.export
+import scripts.images
 import scripts.predict
 import scripts.record
 import scripts.report
+import scripts.reports_test
 import scripts.results
+from fmnist_lit.data import sources
+from fmnist_lit.data.dataset import CLASSES
+from fmnist_lit.data.synthetic import drawn_garments
+from fmnist_lit.plots import images_plot
 from tests.conftest import call
 from tests.test_damaged_runs import IDX
+from tests.test_data import idx
 
 WRONG: list[tuple[ModuleType, list[str], str]] = [
     (scripts.evaluate, [], "RUN"),
@@ -37,6 +45,8 @@ WRONG: list[tuple[ModuleType, list[str], str]] = [
     (scripts.results, ["FOLDER", "FOLDER"], "--group-by"),
     (scripts.results, ["FOLDER", "--format", "xls"], "--format"),
     (scripts.record, ["--root"], "--root"),
+    (scripts.images, ["FOLDER", "-o", "images.pdf"], ".png"),
+    (scripts.images, ["no-such-folder"], "no such folder"),
 ]
 
 
@@ -70,3 +80,39 @@ def test_several_keys_group_a_table(runs: dict[str, Path]) -> None:
     for line in (["--group-by", "model", "seed"], ["--group-by", "model", "--group-by", "seed"]):
         (row,) = json.loads(call(scripts.results, folder, *line, "--format", "json").stdout)["finished"]
         assert list(row)[:2] == ["model", "seed"]
+
+
+def test_the_best_mlp_and_cnn_are_tested_side_by_side(runs: dict[str, Path], tmp_path: Path) -> None:
+    """Chosen by validation accuracy, whatever their test accuracy is."""
+    for name, run in runs.items():
+        shutil.copytree(run, tmp_path / "outputs" / name)
+        shutil.copytree(run, tmp_path / "outputs" / f"{name}-worse")
+        metrics = json.loads((run / "metrics.json").read_text())
+        metrics["val"]["accuracy"], metrics["test"]["accuracy"] = 0.01, 1.0
+        (tmp_path / "outputs" / f"{name}-worse" / "metrics.json").write_text(json.dumps(metrics))
+    answer = call(scripts.reports_test, tmp_path / "outputs", "-o", tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    kinds = {"convolution-neural-net.txt": "cnn_b", "multi-layer-net.txt": "mlp4"}
+    assert [line.rpartition(", ")[2] for line in answer.stdout.splitlines()] == list(kinds)
+    assert "worse" not in answer.stdout
+    for file, name in kinds.items():
+        lines = (tmp_path / file).read_text().splitlines()
+        known = json.loads((runs[name] / "metrics.json").read_text())["test"]["accuracy"]
+        assert lines[1] == f"accuracy {known:.4f}"
+        pairs = [line.split() for line in lines[3:]]
+        assert len(pairs) == 100
+        assert sum(true == predicted for true, predicted in pairs) == round(100 * known)
+
+
+def test_the_first_images_are_drawn(tmp_path: Path) -> None:
+    images = drawn_garments(train=60, test=10, seed=0)
+    drawn = (images.train, images.train_labels, images.test, images.test_labels)
+    for name, values in zip(sources.MD5, drawn, strict=True):
+        (tmp_path / name).write_bytes(idx(values))
+    answer = call(scripts.images, tmp_path, "-o", tmp_path / "images.png")
+    assert answer.returncode == 0, answer.stderr
+    assert (tmp_path / "images.png").read_bytes().startswith(b"\x89PNG")
+    figure = images_plot(drawn[0].numpy(), drawn[1].numpy(), CLASSES, "train")
+    *shown, bars = figure.axes
+    assert [axes.get_title() for axes in shown] == [CLASSES[label] for label in drawn[1][:50]]
+    assert [bar.get_height() for bar in bars.patches] == drawn[1].bincount(minlength=10).tolist()

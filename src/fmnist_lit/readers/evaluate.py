@@ -148,6 +148,20 @@ def text_report(evaluation: Evaluation) -> str:
     return report
 
 
+def report_name(run: RunDirectory) -> str:
+    """Return the name that the reports gave such a run's text file."""
+    is_mlp = run.config["model"]["_target_"].endswith(".MLP")
+    return "multi-layer-net.txt" if is_mlp else "convolution-neural-net.txt"
+
+
+def pairs_report(evaluation: Evaluation) -> str:
+    """Return the text of the reports: loss, accuracy, pairs of true and predicted class."""
+    pairs = pd.DataFrame({"true": evaluation.true, "predicted": evaluation.predicted})
+    accuracy = (evaluation.true == evaluation.predicted).mean()
+    head = f"loss {evaluation.loss:.6f}\naccuracy {accuracy:.4f}\n"
+    return head + str(pairs.to_csv(sep=" ", index=False))
+
+
 def plots(evaluation: Evaluation) -> dict[str, Figure]:
     """Draw what one would rather look at than read."""
     true, predicted, names = evaluation.true, evaluation.predicted, evaluation.outputs
@@ -176,16 +190,15 @@ def write_evaluation(
 
     Args:
         figures: what ``metrics`` gave.
-        text_name: of the file that the reports have: loss, accuracy, pairs of true and predicted class.
+        text_name: of the file that the reports have.
     """
     answers = pd.DataFrame({"true": evaluation.true, "predicted": evaluation.predicted})
-    head = f"loss {figures['loss']:.6f}\naccuracy {figures['accuracy']:.4f}\n"
     probabilities = pd.DataFrame(evaluation.probabilities, columns=evaluation.outputs)
     with own_folder(run, name) as unfinished:
         write_json(unfinished / "metrics.json", figures)
         table = pd.concat([answers, probabilities], axis=1)
         table.to_csv(unfinished / "predictions.csv", index_label="index", float_format="%.6g")
         (unfinished / "classification_report.txt").write_text(text_report(evaluation))
-        (unfinished / text_name).write_text(head + answers.to_csv(sep=" ", index=False))
+        (unfinished / text_name).write_text(pairs_report(evaluation))
         for plot, figure in plots(evaluation).items():
             figure.savefig(unfinished / f"{plot}.png", dpi=120)
