@@ -26,6 +26,9 @@ def main(
             metavar="KEY ...", help="groups or dotted keys that make a row; else what runs differ in"
         ),
     ] = None,
+    columns: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="further numbers; may be repeated")
+    ] = None,
     form: Annotated[Literal["md", "csv", "json"], typer.Option("--format", help="of what is printed")] = "md",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="a .md, .csv or .json file")] = None,
 ) -> None:
@@ -35,7 +38,7 @@ def main(
         raise UsageError(f"-o {output}: its name must end in {', '.join('.' + name for name in FORMATS)}.")
     if further and not group_by:
         raise UsageError(f"{further[0]}: one folder at a time; keys stand behind --group-by.")
-    results = collect(folder, [*(group_by or ()), *(further or ())])
+    results = collect(folder, [*(group_by or ()), *(further or ())], columns or ())
     text = FORMATS[kind](results)
     if output:
         write_whole(output, text.encode())

@@ -279,3 +279,19 @@ def test_the_page_stands_by_itself(folder: tuple[Path, Figures], tmp_path: Path)
     assert f"{accuracies['0.1', 0]:.4f}" in page
     assert page.count("<img") == 1 + 2 * 5
     assert "f1-score" in page
+
+
+def test_further_columns_are_those_that_were_asked_for(runs: dict[str, Path]) -> None:
+    folder = runs["mlp4"]
+    rows = list(csv.DictReader((folder / "history.csv").open()))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    names = ("train_loss", "last_val_accuracy", "epochs", "final_rate")
+    columns = [item for name in names for item in ("--columns", name)]
+    (row,) = json.loads(call(scripts.results, folder, *columns, "--format", "json").stdout)["finished"]
+    assert row["train_loss"] == pytest.approx(metrics["train"]["loss"])
+    assert row["last_val_accuracy"] == pytest.approx(float(rows[-1]["val_accuracy"]))
+    assert (row["epochs"], row["final_rate"]) == (3, float(rows[-1]["learning_rate"]))
+    assert "last val accuracy | epochs | final rate" in call(scripts.results, folder, *columns).stdout
+    answer = call(scripts.results, folder, "--columns", "last_val")
+    assert answer.returncode == 2
+    assert "--columns last_val: no run has such a number. Did you mean last_val_loss?" in answer.stderr

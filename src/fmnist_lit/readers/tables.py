@@ -15,7 +15,7 @@ from fmnist_lit.config import INCIDENTAL, leaves
 from fmnist_lit.errors import UsageError, UserError, choices, printable
 from fmnist_lit.readers.run_directory import RunDirectory
 from fmnist_lit.readers.text import markdown, markdown_table, no_formula
-from fmnist_lit.run_files import read_metrics, why_unfinished
+from fmnist_lit.run_files import read_history, read_metrics, why_unfinished
 
 SEED = "seed"
 INCIDENTAL_GROUPS = ("logger", "trainer", "debug")
@@ -106,11 +106,27 @@ def as_runs(read: Sequence[tuple[dict[str, str], dict[str, str], dict[str, Any]]
     return Runs(keys.fillna("-"), groups, DataFrame([numbers_of(metrics) for _, _, metrics in read]))
 
 
+def last_epoch(run: Path) -> dict[str, float]:
+    """Return the metrics of a run's last epoch ("last_val_accuracy"), and the rate that it ended with.
+
+    Raises:
+        UserError: its history cannot be read.
+    """
+    last = read_history(run).iloc[-1]
+    found: dict[str, float] = {
+        f"last_{name}": float(last[name]) for name in last.index if name.startswith(SPLITS)
+    }
+    found["final_rate"] = float(last["learning_rate"])
+    return found
+
+
 def numbers_of(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers of a run in a flat mapping."""
     splits = {split: metrics.get(split) or {} for split in SPLITS}
     flat = {f"{split}_{name}": value for split, of in splits.items() for name, value in of.items()}
-    return flat | {key: metrics[key] for key in ("seconds", "parameters", SEED) if key in metrics}
+    known = ("seconds", "parameters", "epochs", "images_per_second", "training_tflop", SEED)
+    flat |= {key: metrics[key] for key in known if key in metrics} | metrics.get("last", {})
+    return flat
 
 
 def varying_keys(runs: Runs) -> list[str]:
@@ -177,16 +193,18 @@ def spread(values: Sequence[float], limits: tuple[float, float] = (-math.inf, ma
     return Spread(mean, std, (max(limits[0], mean - half), min(limits[1], mean + half)))
 
 
-def collect(folder: Path, group_by: Sequence[str] = ()) -> Results:
+def collect(folder: Path, group_by: Sequence[str] = (), columns: Sequence[str] = ()) -> Results:
     """Read all runs at or below a folder.
 
     Args:
         group_by: config groups ("model") or dotted keys ("optim.lr") that make a row; by default all in
             which runs differ, but for the seed.
+        columns: further numbers to show: metrics of a split ("train_accuracy"), those of the last epoch
+            ("last_val_loss"), "epochs", "final_rate"; by default what a user's own metrics say of the test.
 
     Raises:
         UserError: there is no run.
-        UsageError: no run has such a key.
+        UsageError: no run has such a key or column.
     """
     found = run_directories(folder) if folder.is_dir() else []
     if not found:
@@ -199,7 +217,10 @@ def collect(folder: Path, group_by: Sequence[str] = ()) -> Results:
         reason = why_unfinished(path)
         try:
             if reason is None:
-                read.append(read_run(path))
+                keys_of_run = read_run(path)
+                if columns:
+                    keys_of_run[2]["last"] = last_epoch(path)
+                read.append(keys_of_run)
         except UserError as error:
             reason = str(error)
         if reason is not None:
@@ -213,6 +234,10 @@ def collect(folder: Path, group_by: Sequence[str] = ()) -> Results:
             raise UsageError(f"--group-by {key}: no run has such a group or key. {choices(key, runs.keys)}")
     groups = [of.index for _, of in runs.keys.groupby(keys, sort=False)] if keys else [runs.keys.index]
     further = [name for name in runs.numbers if name.startswith("test_") and name not in OWN]
+    for name in columns:
+        if name not in runs.numbers:
+            raise UsageError(f"--columns {name}: no run has such a number. {choices(name, runs.numbers)}")
+    further = list(dict.fromkeys(columns)) or further
     rows = [make_row(keys, further, runs.part(rows)) for rows in groups]
     return Results(keys, further, sorted(rows, key=lambda row: -row["test_accuracy"]), without, searches)
 
@@ -282,7 +307,7 @@ def as_markdown(results: Results) -> str:
             "test accuracy",
             "95% interval",
         ]
-        headings += ["val accuracy", *(markdown(name.replace("_", " ", 1)) for name in results.measured)]
+        headings += ["val accuracy", *(markdown(titled(name)) for name in results.measured)]
         headings += ["seconds", "parameters", "notes"]
         rows = []
         for row in results.rows:
@@ -301,6 +326,11 @@ def as_markdown(results: Results) -> str:
     return "\n".join(lines) + "\n"
 
 
+def titled(name: str) -> str:
+    """Return a number's name as a heading: the split, or the last epoch's, apart from the metric."""
+    return name.replace("_", " ", 2 if name.startswith("last_") else 1)
+
+
 def texts(row: Mapping[str, Any], measured: Sequence[str]) -> list[str]:
     """Return a row's numbers as text, percent for accuracies."""
 
@@ -315,7 +345,7 @@ def texts(row: Mapping[str, Any], measured: Sequence[str]) -> list[str]:
         f"{row['test_accuracy']:.2%}" + (f" ± {100 * std:.2f}" if std is not None else ""),
         "-" if low is None else f"{low:.2%} to {row['test_95_high']:.2%}",
         text("val_accuracy", ".2%"),
-        *(text(name, ".4f") for name in measured),
+        *(text(name, ".4f" if name.startswith(SPLITS) else ".4g") for name in measured),
         text("seconds", ".0f"),
         text("parameters", ",d"),
         markdown("; ".join(notes), most=300) or "-",
