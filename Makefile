@@ -39,8 +39,9 @@ data: $(INSTALLED) ## get and verify Fashion-MNIST
 results: $(INSTALLED) ## make RESULTS.md and the headers of conf/experiment anew from results/
 	$(BIN)/python scripts/record.py $(ARGS)
 
-schemas: $(INSTALLED) ## make conf/schemas/, by which an editor checks conf/, anew from the code
+schemas: $(INSTALLED) ## make conf/schemas/, for editors, and the list of public keys anew from the code
 	$(BIN)/python -m fmnist_lit.schemas
+	$(BIN)/python -m tests.test_public_keys
 
 reports-test: $(INSTALLED) ## test the best MLP and the best CNN below outputs/, as the reports do
 	$(BIN)/python scripts/reports_test.py $(ARGS)

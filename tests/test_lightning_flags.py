@@ -11,11 +11,14 @@ import lightning as L
 import pytest
 import torch
 
+from fmnist_lit.callbacks import BestCheckpoint
+from fmnist_lit.check import check
 from fmnist_lit.errors import UsageError
 from fmnist_lit.readers.evaluate import evaluate
 from fmnist_lit.readers.run_directory import RunDirectory
 from fmnist_lit.run import run
-from tests.conftest import SMALL
+from fmnist_lit.trainer import build_callbacks, steps_per_execution
+from tests.conftest import SMALL, answer_in_process
 
 CALLBACKS = "lightning.pytorch.callbacks"
 TINY = ("model=mlp", "model.hidden=[16]", "data.batch_size=16")  # ten batches of 160 images an epoch
@@ -222,3 +225,63 @@ def test_a_terminal_shows_progress(steps: int, trained: Any, monkeypatch: pytest
     trained(*TINY, f"steps_per_execution={steps}", "trainer.max_epochs=1")
     assert "Epoch 0/0" in screen.getvalue()
     assert f"{math.ceil(10 / steps)}/{math.ceil(10 / steps)}" in screen.getvalue()
+
+
+def test_a_rate_monitored_in_each_step_is_logged_in_each_step(fit: Any) -> None:
+    every = ("+callbacks.rate.logging_interval=step", "+trainer.log_every_n_steps=1")
+    directory, _, _ = fit(*RATE, *every, "schedule=cosine", "trainer.max_epochs=1")
+    assert len(logged(directory)["lr-SGD"]) == 10
+
+
+def test_an_epochs_rate_leaves_several_steps_at_once(composed: Any) -> None:
+    config = composed(*SMALL, *TINY, *RATE, "+callbacks.rate.logging_interval=epoch")
+    assert steps_per_execution(config, build_callbacks(config)) > 1
+
+
+@pytest.mark.parametrize("node", ["callbacks.resume=null", "~callbacks.resume"])
+def test_without_a_callback_to_resume_from_a_run_still_ends_with_its_weights(node: str, fit: Any) -> None:
+    directory, checkpoint, rows = fit(node)
+    assert checkpoint["state_dict"]
+    assert len(rows) == 2
+    assert (directory / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("finder", ["BatchSizeFinder", "LearningRateFinder"])
+def test_what_would_change_the_config_is_refused(finder: str, composed: Any) -> None:
+    config = composed(*SMALL, *TINY, f"+callbacks.finder._target_={CALLBACKS}.{finder}")
+    with pytest.raises(UsageError, match=f"{finder} changes what a config says"):
+        check(config)
+
+
+def test_a_metric_says_itself_whether_more_is_better(composed: Any) -> None:
+    node = "+metrics.kappa_like._target_=torchmetrics.classification.MulticlassCalibrationError"
+    named = ("+metrics.kappa_like.n_bins=5", "callbacks.best.monitor=val_kappa_like")
+    config = composed(*SMALL, *TINY, node, *named)
+    (best,) = (one for one in build_callbacks(config) if isinstance(one, BestCheckpoint))
+    assert best.mode == "min", "calibration error: its class says so"
+
+
+def test_a_metric_of_many_numbers_is_refused(composed: Any) -> None:
+    matrix = "torchmetrics.classification.MulticlassConfusionMatrix"
+    with pytest.raises(UsageError, match=r"matrix: .* gives \(10, 10\); a metric must give one"):
+        check(composed(*SMALL, *TINY, f"+metrics.matrix._target_={matrix}"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "hint"),
+    [
+        (("trainer.max_steps=5",), "Add it: +trainer.max_steps="),
+        (
+            ("schedule._target_=torch.optim.lr_scheduler.StepLR", "schedule.step_size=2"),
+            "Add it: +schedule.step_size=",
+        ),
+        (("optim.foreach=true",), "Add it: +optim.foreach="),
+        (("metrics=macro_f1", "metrics.macro_f1.top=1"), "Did you mean top_k?"),
+    ],
+    ids=str,
+)
+def test_a_key_that_no_file_has_yet_wants_a_plus(overrides: tuple[str, ...], hint: str) -> None:
+    status, _, message = answer_in_process([*SMALL, *overrides])
+    assert status == 2
+    assert hint in message
+    assert len(message.splitlines()) == 1

@@ -1,11 +1,15 @@
 """One class and one YAML: every example of docs/extend.md trains as written; no file of ours is touched."""
 
+import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
+import fmnist_lit.models
+from fmnist_lit.resume import way_on
 from tests.conftest import ROOT, SMALL, answer_in_process
 
 PAGE = (ROOT / "docs" / "extend.md").read_text()
@@ -74,3 +78,59 @@ def test_a_model_that_names_no_floor_of_its_loss_is_held_against_zero(outside: P
         ["--config-dir", "options", "model=tiny", *SMALL, "debug=overfit", "hydra.run.dir=run"]
     )
     assert "floor 0.0000" in said + error + (outside / "run" / "train.log").read_text()
+
+
+def test_the_readmes_model_trains_as_one_of_the_projects(
+    outside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file beside the others of the package, and one of the options, as written."""
+    readme = (ROOT / "README.md").read_text().partition("## Adding a model")[2]
+    code, node = (re.findall(rf"```{kind}\n(.*?)```", readme, re.DOTALL)[0] for kind in ("python", "yaml"))
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "tiny.py").write_text(code)
+    (tmp_path / "options" / "model" / "tiny.yaml").write_text(node)
+    monkeypatch.setattr(
+        fmnist_lit.models, "__path__", [*fmnist_lit.models.__path__, str(tmp_path / "models")]
+    )
+    run = train(outside, "--config-dir", "options", "model=tiny")
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["parameters"] == 1_690
+    assert "fmnist_lit.models.tiny.Tiny" in (run / "config.yaml").read_text()
+    assert node.startswith("# yaml-language-server: $schema=../schemas/model.json\n")
+
+
+def test_the_readmes_lines_for_a_notebook_run(
+    outside: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (lines,) = re.findall(r"In a notebook.*?```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    run = train(outside, "model=mlp", "model.hidden=[8]")
+    (outside / "outputs" / "runs").mkdir(parents=True)
+    run.rename(outside / "outputs" / "runs" / "mine")
+    exec(lines, {})
+    assert "Ankle boot" in capsys.readouterr().out
+
+
+def test_the_recorded_command_finds_the_options_again(outside: Path) -> None:
+    run = train(outside, "--config-dir", "options", "model=tiny", "seed=3")
+    command = shlex.split(json.loads((run / "metrics.json").read_text())["command"])
+    assert command[2:4] == ["--config-dir", str(outside / "options")]
+    overrides = yaml.safe_load((run / ".hydra" / "overrides.yaml").read_text())
+    assert "model=tiny" in overrides
+    assert not any("options" in override for override in overrides)
+    status, _, error = answer_in_process([*command[2:], "hydra.run.dir=again"])
+    assert (status in (0, None), error) == (True, "")
+
+
+def test_a_stopped_run_says_all_packages_to_trust(outside: Path, tmp_path: Path) -> None:
+    (tmp_path / "yours.py").write_text(MODULE)
+    run = train(outside, "--config-dir", "options", "model=tiny", "metrics=confidence")
+    (run / "metrics.json").unlink()
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("mine.Confidence", "yours.Confidence"))
+    assert way_on(run).endswith(f"resume={run} trust=mine,yours")
+    status, _, error = answer_in_process([f"resume={run}"])
+    assert status == 2
+    assert "trust=mine,yours" in error
+    (run / "config.yaml").write_text(text)
+    status, _, error = answer_in_process([f"resume={run}", "trust=mine"])
+    assert (status in (0, None), error) == (True, "")

@@ -3,6 +3,7 @@
 Nothing heavy is imported before the config is known to be sound.
 """
 
+import inspect
 import logging
 import os
 import re
@@ -150,7 +151,10 @@ def message(error: BaseException) -> str:
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and isinstance(cause.parent_node, DictConfig):
         known = [str(key) for key in cause.parent_node if key not in ("hydra", "_target_")]
         known += WITHOUT_KEYS if "seed" in known else []
-        return f"{cause.full_key}: no such key. {choices(str(cause.key), known)}"
+        further = arguments_of(str(cause.full_key), cause.parent_node)
+        if cause.key in further:
+            return f"{cause.full_key}: the config has no such key yet. Add it: +{cause.full_key}=..."
+        return f"{cause.full_key}: no such key. {choices(str(cause.key), [*known, *further])}".rstrip()
     if isinstance(error, OSError):
         return os_message(error, where=Command.run)
     if isinstance(error, OmegaConfBaseException):
@@ -160,6 +164,19 @@ def message(error: BaseException) -> str:
     if isinstance(error, UserError):
         return str(error)
     return prefix + " ".join(line for line in lines if line and not line.startswith("See http"))
+
+
+def arguments_of(key: str, node: DictConfig) -> list[str]:
+    """List the arguments that a class takes for which a key is meant, whatever the config holds of them."""
+    from fmnist_lit.build import TARGET, TRAINER_GIVEN, locate
+
+    place = key.rpartition(".")[0]
+    target = "lightning.pytorch.Trainer" if place == "trainer" else node.get(TARGET)
+    try:
+        names = inspect.signature(locate(str(target))).parameters if target else {}
+    except (UserError, ValueError, TypeError):
+        return []
+    return [name for name in names if name not in ("self", "args", "kwargs", *TRAINER_GIVEN)]
 
 
 def options_of(group: str, error: MissingConfigException) -> list[str]:
@@ -177,7 +194,10 @@ def say(error: BaseException, status: int) -> int:
     users = isinstance(error, UserError | OSError | HydraException | OmegaConfBaseException)
     if WANTS_TRACEBACK or not users:
         traceback.print_exception(error)
-    print(f"error: {printable_lines(message(error) or type(error).__name__)}", file=sys.stderr)
+    said = message(error)
+    if not users:  # a KeyError's own text is a name alone
+        said = f"{type(error).__name__}: {said}".removesuffix(": ")
+    print(f"error: {printable_lines(said or type(error).__name__)}", file=sys.stderr)
     return error.status if isinstance(error, UserError) else status
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel
+from torchmetrics import Metric
 
 from fmnist_lit.build import (
     RULES,
@@ -78,12 +79,31 @@ def try_out(config: Mapping[str, Any], trusted: Sequence[str] | None) -> None:
     for group in ("augment", "metrics"):
         for name, node in config[group].items():
             if node is not None:
-                build(node, f"{group}.{name}", trusted=trusted, classes=10, num_classes=10)
+                built = build(node, f"{group}.{name}", trusted=trusted, classes=10, num_classes=10)
+                if group == "metrics":
+                    try_metric(built, f"metrics.{name}")
     with torch.device("meta"):
         freeze(build(config["model"], "model", trusted=trusted, classes=10), config["freeze"])
     optimizer = build(config["optim"], "optim", [torch.nn.Parameter(torch.zeros(1))], trusted=trusted)
     build_schedule(config["schedule"], optimizer, 1000, trusted)
     try_trainer(config)
+
+
+def try_metric(metric: Metric, key: str) -> None:
+    """Let a metric count ten images, one of each class.
+
+    Raises:
+        UsageError: it cannot, or what it gives is not one number.
+    """
+    try:
+        metric.update(torch.eye(10).softmax(1), torch.arange(10))
+        found = metric.compute()
+    except Exception as error:  # whatever it says of such arguments
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"{key}: {type(metric).__name__} takes no outputs and labels: {said}") from error
+    if not isinstance(found, torch.Tensor) or found.numel() != 1:
+        shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+        raise UsageError(f"{key}: {type(metric).__name__} gives {shape}; a metric must give one number.")
 
 
 def check_patch(config: Mapping[str, Any]) -> None:

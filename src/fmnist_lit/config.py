@@ -69,7 +69,9 @@ class Config(BaseModel):
 def origin(hydra: DictConfig | HydraConf) -> tuple[dict[str, str], str]:
     """Return the option chosen of each group, and the command, from Hydra's own node of a config."""
     options = {str(group): option for group, option in hydra.runtime.choices.items() if "/" not in str(group)}
-    return options, shlex.join(["python", "train.py", *hydra.overrides.task])
+    further = [s.path for s in hydra.runtime.config_sources if s.provider == "command-line"]
+    where = [word for folder in further for word in ("--config-dir", folder)]
+    return options, shlex.join(["python", "train.py", *where, *hydra.overrides.task])
 
 
 def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

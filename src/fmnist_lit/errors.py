@@ -33,6 +33,8 @@ class Occupied(UsageError):
 def choices(name: str, known: Iterable[str]) -> str:
     """Say which one was probably meant, and which names there are, if that is no page full."""
     names = sorted(set(known))
+    if not names:
+        return ""
     near = get_close_matches(name, names, n=1, cutoff=0.6)
     guess = f"Did you mean {near[0]}? " if near else ""
     return guess + (f"Choices: {', '.join(names)}." if len(names) <= MOST_CHOICES or not near else "")

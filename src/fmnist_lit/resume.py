@@ -40,14 +40,17 @@ def named_run(arguments: Sequence[str]) -> Stopped | None:
     return Stopped(Path(named[0].removeprefix("resume=")), tuple(p.strip() for p in packages if p.strip()))
 
 
+def foreign(config: Mapping[str, Any], known: Sequence[str] = BUILT_FROM) -> list[str]:
+    """Return the packages, other than those known, that a run's classes come from."""
+    targets = [str(value) for key, value in leaves(config) if key.endswith(f".{TARGET}")]
+    names = [target for target in targets if "." in target and not is_inside(target, known)]
+    return sorted({name.partition(".")[0] for name in names})
+
+
 def way_on(directory: Path) -> str:
     """Return the command that goes on with a run of one's own, with what its classes need."""
-    packages = {
-        str(value).partition(".")[0]
-        for key, value in leaves(read_config(directory))
-        if key.endswith(f".{TARGET}") and not is_inside(str(value), BUILT_FROM)
-    }
-    trust = [f"trust={','.join(sorted(packages))}"] if packages else []
+    packages = foreign(read_config(directory))
+    trust = [f"trust={','.join(packages)}"] if packages else []
     return f"python {shlex.join([sys.argv[0], f'resume={directory}', *trust])}"
 
 
@@ -69,6 +72,12 @@ def resume(directory: Path, trust: Sequence[str] = ()) -> dict[str, Any]:
 
     try:
         config, origin = read_config(directory), read_origin(directory)
+        packages = foreign(config, (*BUILT_FROM, *trust))
+        if len(packages) > 1:
+            raise UsageError(
+                f"its classes are from {', '.join(packages)}, which are built only where you trust them: "
+                f"trust={','.join(packages)}"
+            )
         check(config, (*BUILT_FROM, *trust))
         require_no_places(config, trust)
     except UserError as error:

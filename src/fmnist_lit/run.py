@@ -233,7 +233,10 @@ def keep_overrides(directory: Path, command: str) -> None:
     file = directory / ".hydra" / "overrides.yaml"
     if not file.exists():
         file.parent.mkdir(exist_ok=True)
-        write_whole(file, yaml.safe_dump(shlex.split(command)[2:], allow_unicode=True).encode())
+        words = shlex.split(command)[2:]
+        while words[:1] == ["--config-dir"]:
+            words = words[2:]
+        write_whole(file, yaml.safe_dump(words, allow_unicode=True).encode())
 
 
 @contextmanager

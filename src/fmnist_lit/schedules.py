@@ -45,7 +45,8 @@ def build_schedule(
     outer = {key: node[key] for key in ("interval", "monitor") if key in node and key not in known}
     inner = {key: value for key, value in node.items() if key not in outer}
     if outer.get("monitor") and "mode" in known and "mode" not in node:
-        inner["mode"] = mode_of(outer["monitor"])  # else PyTorch's would take any metric for a loss
+        # PyTorch's own would take any metric for a loss.
+        inner["mode"] = mode_of(outer["monitor"], "+schedule.")
     facts = {} if inner.get("epochs") else {"total_steps": steps}
     return as_lightning(build(inner, "schedule", optimizer, trusted=trusted, **facts), **outer)
 
@@ -76,8 +77,11 @@ def as_lightning(built: Any, **outer: Any) -> Schedule:
     return schedule
 
 
-def mode_of(metric: str) -> str:
+def mode_of(metric: str, key: str = "") -> str:
     """Return "max" for a metric that is better the larger it is, else "min", by its name.
+
+    Args:
+        key: with a dot behind it, under which a mode could be set; for the message.
 
     >>> mode_of("val_accuracy"), mode_of("val_loss"), mode_of("top5_error"), mode_of("val/macro_f1")
     ('max', 'min', 'min', 'max')
@@ -90,7 +94,7 @@ def mode_of(metric: str) -> str:
         if any(word.startswith(starts) for word in words):
             return mode
     raise UsageError(
-        f"monitor={metric}: its name does not say whether more is better. Set mode=max or mode=min."
+        f"monitor={metric}: its name does not say whether more is better. Set {key}mode=max or {key}mode=min."
     )
 
 

@@ -1,6 +1,7 @@
 """Lightning's Trainer as a config describes it, with what a run adds: its callbacks and whole checkpoints."""
 
 import logging
+import math
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,17 +11,18 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelCheckpoint, ProgressBar, Timer
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from fmnist_lit.build import build, checked, trainer_arguments
+from fmnist_lit.build import build, checked, locate, trainer_arguments
 from fmnist_lit.callbacks import History, ResumeCheckpoint, StopWhenDiverged
 from fmnist_lit.checkpoints import AtomicCheckpointIO
 from fmnist_lit.config import has_validation
 from fmnist_lit.distributed import is_started
 from fmnist_lit.errors import UsageError, UserError
+from fmnist_lit.schedules import mode_of
 
 GROUP_IMAGES = 1024  # in a call of training_step: a tenth of a second of the fastest models
 # Flags whose unit is a batch of Lightning's, and the values that leave them out.
@@ -40,6 +42,13 @@ STEP_CALLBACKS = (
     "WeightAveraging",
     "EMAWeightAveraging",
 )
+# They have something to do around batches, but nothing that several at once would change.
+PER_EPOCH = (ProgressBar, ModelCheckpoint, Timer)
+# Those that change what a config describes, and what does the same here.
+ELSEWHERE = {
+    "BatchSizeFinder": "try sizes with -m data.batch_size=32,64,128",
+    "LearningRateFinder": "try rates with -m optim.lr=0.001,0.01 or scripts/tune.py",
+}
 BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
 
 
@@ -105,11 +114,12 @@ def is_one_of(value: Any, known: Sequence[Any]) -> bool:
 
 
 def looks_at_batches(callback: L.Callback) -> bool:
-    """Whether somebody's callback is called around a batch, of which it expects one."""
-    foreign = not type(callback).__module__.startswith(("fmnist_lit.", "lightning."))
-    return foreign and any(
-        getattr(type(callback), hook) is not getattr(L.Callback, hook) for hook in BATCH_HOOKS
-    )
+    """Whether a callback is called around a batch, of which it expects one."""
+    if type(callback).__module__.startswith("fmnist_lit.") or isinstance(callback, PER_EPOCH):
+        return False
+    if isinstance(callback, LearningRateMonitor) and callback.logging_interval == "epoch":
+        return False
+    return any(getattr(type(callback), hook) is not getattr(L.Callback, hook) for hook in BATCH_HOOKS)
 
 
 def steps_per_execution(config: Mapping[str, Any], callbacks: Sequence[L.Callback]) -> int:
@@ -120,6 +130,13 @@ def steps_per_execution(config: Mapping[str, Any], callbacks: Sequence[L.Callbac
     """
     named = config["steps_per_execution"]
     single = needs_single_steps(config["trainer"], callbacks)
+    single += [
+        f"callbacks.{name}.every_n_train_steps"
+        for name, node in config["callbacks"].items()
+        if node and node.get("every_n_train_steps")
+    ]
+    for kind in {type(callback).__name__ for callback in callbacks} & set(ELSEWHERE):
+        raise UsageError(f"{kind} changes what a config says, which is a run's record: {ELSEWHERE[kind]}.")
     if named == "auto":
         several = max(1, GROUP_IMAGES // config["data"]["batch_size"])
         return 1 if single or any(map(looks_at_batches, callbacks)) else several
@@ -135,13 +152,35 @@ def build_callbacks(config: Mapping[str, Any], **facts: Any) -> list[L.Callback]
 
     A progress bar is only for a terminal, a best checkpoint only where a metric chooses one.
     """
-    nodes = {name: node for name, node in config["callbacks"].items() if node is not None}
+    nodes = {name: dict(node) for name, node in config["callbacks"].items() if node is not None}
     best = nodes.get("best", {})
     if best.get("monitor") is None or (best["monitor"].startswith("val_") and not has_validation(config)):
         nodes.pop("best", None)
     if not sys.stdout.isatty():
         nodes = {name: node for name, node in nodes.items() if not node["_target_"].endswith("ProgressBar")}
-    return [build(node, f"callbacks.{name}", **facts) for name, node in nodes.items()]
+    for name, node in nodes.items():
+        direct(node, f"callbacks.{name}", config["metrics"])
+    built = [build(node, f"callbacks.{name}", **facts) for name, node in nodes.items()]
+    if not any(isinstance(one, ResumeCheckpoint) for one in built):  # without it a run ends with no weights
+        built.append(ResumeCheckpoint(math.inf, **facts))
+    return built
+
+
+def direct(node: dict[str, Any], key: str, metrics: Mapping[str, Any]) -> None:
+    """Tell a callback that monitors a metric of the config whether more of it is better, as its class says.
+
+    Raises:
+        UsageError: neither the class nor the name says it.
+    """
+    monitor, own = node.get("monitor"), str(node["_target_"]).startswith("fmnist_lit.")
+    if not own or not isinstance(monitor, str) or node.get("mode"):
+        return
+    metric = metrics.get(monitor.partition("_")[2])
+    better = getattr(locate(metric["_target_"]), "higher_is_better", None) if metric else None
+    if better is not None:
+        node["mode"] = "max" if better else "min"
+        return
+    node["mode"] = mode_of(monitor, f"+{key}.")
 
 
 def try_trainer(config: Mapping[str, Any]) -> None:

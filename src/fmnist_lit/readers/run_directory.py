@@ -79,7 +79,8 @@ class RunDirectory:
         UserError: the folder holds no run.
     """
 
-    def __init__(self, path: Path, data: Path | None = None, trust: Sequence[str] | None = ()) -> None:
+    def __init__(self, path: Path | str, data: Path | None = None, trust: Sequence[str] | None = ()) -> None:
+        path = Path(path)
         self.path, self.data, self.trusted = path, data, (*TRUSTED, *(trust or ()))
         if not path.is_dir():
             raise UserError(f"{path}: no such folder.")
