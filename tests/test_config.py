@@ -256,7 +256,7 @@ FAULTS = {
         "schedule.monitor=test_loss",
         "the test set selects nothing",
     ],
-    "callbacks.best.monitor=quality": ["monitor=quality", "mode=max or mode=min"],
+    "callbacks.best.monitor=quality": ["monitor=quality", "Set +callbacks.best.mode=max or"],
     "callbacks=early_stopping callbacks.best.monitor=null": ["callbacks.early_stopping.monitor=null", "text"],
     "callbacks=early_stopping callbacks.early_stopping.patience=0": ["patience=0", "1 or more"],
     "+callbacks.early_stopping.patience=3": ["callbacks.early_stopping._target_", "missing"],
