@@ -31,7 +31,7 @@ SMALL += ("threads=1", "trainer.max_epochs=3", "callbacks.resume.every_s=0", "ou
 MLP = ("model=mlp", "model.hidden=[16]")
 CNN = ("model=residual", "model.widths=[4]", "model.blocks=[1]", "model.stem=4", "data.images.train=2000")
 RUNS: dict[str, tuple[str, ...]] = {
-    "32-true, sgd, data.limit": (*MLP, "data.train_subset=2000"),
+    "32-true, sgd, train_subset": (*MLP, "data.train_subset=2000"),
     "bf16-mixed, adam, shift_flip": (
         *MLP,
         "trainer.precision=bf16-mixed",
@@ -62,7 +62,7 @@ RUNS: dict[str, tuple[str, ...]] = {
         *(*MLP, "patch=embed", "patch.size=7", "callbacks.best.monitor=val_loss", "optim=keras_rmsprop"),
         "trainer.gradient_clip_val=1.0",
     ),
-    "no validation data, watch_test, nesterov": (
+    "no validation data, test watched, nesterov": (
         *(*MLP, "data.val_fraction=0", "data.log_test_every_epoch=true", "optim=nesterov"),
     ),
     "images in a relative folder, keras": (*MLP, "data.train_subset=2000", "augment=keras"),

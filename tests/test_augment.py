@@ -23,6 +23,7 @@ from fmnist_lit.data.augment import (
     transformed,
 )
 from fmnist_lit.data.loader import BatchLoader
+from fmnist_lit.data.noise import PoissonNoise, SaltAndPepper, Speckle
 from fmnist_lit.data.synthetic import drawn_garments
 from fmnist_lit.run import build_data
 from tests.conftest import call
@@ -45,6 +46,9 @@ ONE_EACH: dict[str, Change] = {
     "rotation": RandomAffine(rotation=10.0),
     "zoom": RandomAffine(zoom=0.2),
     "noise": GaussianNoise(0.1),
+    "salt and pepper": SaltAndPepper(0.1),
+    "speckle": Speckle(0.1),
+    "poisson": PoissonNoise(),
     "erasing": RandomErasing(0.5),
     "everything": in_turn(
         RandomAffine(shift=2, flip=0.5, rotation=10.0, zoom=0.1), GaussianNoise(0.05), RandomErasing(0.5)
@@ -181,6 +185,9 @@ EACH: dict[str, Change] = {
     "affine": RandomAffine(shift=2, flip=0.5, rotation=10, zoom=0.2),
     "nearest": RandomAffine(shift=2, fill="nearest"),
     "noise": GaussianNoise(0.1),
+    "salt and pepper": SaltAndPepper(0.1),
+    "speckle": Speckle(0.1),
+    "poisson": PoissonNoise(),
     "erasing": RandomErasing(0.5),
     "mixup": MixUp(0.2),
     "cutmix": CutMix(1.0),
@@ -314,3 +321,25 @@ def test_validation_images_change_while_training_only(trained: Any) -> None:
     rows = [(path / "history.csv").read_text().splitlines()[1] for path in (directory, unchanged)]
     assert rows[0].split(",")[1:3] == rows[1].split(",")[1:3], "the same training"
     assert rows[0].split(",")[3:5] != rows[1].split(",")[3:5], "other validation images"
+
+
+def test_salt_and_pepper_are_as_many_pixels_as_was_said() -> None:
+    grey = torch.full((100, 28, 28), 100, dtype=torch.uint8)
+    salted = change(SaltAndPepper(0.1), grey)
+    for value in (0, 255):
+        assert (salted == value).float().mean().item() == pytest.approx(0.05, abs=0.005)
+    assert set(salted.unique().tolist()) == {0, 100, 255}
+
+
+def test_speckle_is_a_multiple_of_the_pixel() -> None:
+    grey = torch.full((100, 28, 28), 100, dtype=torch.uint8)
+    assert change(Speckle(0.1), grey).std().item() == pytest.approx(10, rel=0.03)
+    assert not change(Speckle(0.1), torch.zeros_like(grey)).any()
+
+
+def test_poisson_noise_has_the_pixel_for_its_mean_and_its_root_for_deviation() -> None:
+    grey = torch.full((100, 28, 28), 100, dtype=torch.uint8)
+    noisy = change(PoissonNoise(), grey)
+    assert noisy.mean().item() == pytest.approx(100, rel=0.01)
+    assert noisy.std().item() == pytest.approx((100 * 256 / 255) ** 0.5 * 255 / 256, rel=0.03)
+    assert not change(PoissonNoise(), torch.zeros_like(grey)).any()
