@@ -10,6 +10,7 @@ from fmnist_lit.errors import UserError, printable
 from fmnist_lit.files import write_json, write_whole
 from fmnist_lit.readers.claims import as_rows, read_claims, read_studies
 from fmnist_lit.readers.command import Data, command_line
+from fmnist_lit.readers.loss_curve import loss_plot, losses
 from fmnist_lit.readers.records import as_lines, file_name, make_record, read_records, read_study, with_runs
 from fmnist_lit.readers.results_page import (
     five_models_plot,
@@ -55,7 +56,8 @@ def main(
                 path = root / "conf" / "experiment" / report / f"{row['row']}.yaml"
                 line = measured(f"{report}/{row['row']}", row.get("figure"), records)
                 texts[path] = with_measured(path.read_text(), line)
-        plot = five_models_plot(records)
+        printed = published.get("batch_size", {}).get("losses", [])
+        plots = {"five_models": five_models_plot(records), "batch_size": loss_plot(printed, losses(records))}
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise UserError(f"a record lacks what its experiment's row needs: {error}.") from error
     for path, record in made.items():
@@ -64,7 +66,8 @@ def main(
     for path, text in texts.items():
         path.parent.mkdir(exist_ok=True)
         write_whole(path, text.encode())
-    plot.savefig(folder / "five_models.png", dpi=80)
+    for name, plot in plots.items():
+        plot.savefig(folder / f"{name}.png", dpi=80)
     if study:
         print(f"Kept: {len(kept)} runs of {study}")
     print(f"RESULTS.md is made of {len(records)} records.")

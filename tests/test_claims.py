@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 
 from fmnist_lit.readers.claims import Claim, answer, as_rows, claims_table, read_claims
+from fmnist_lit.readers.grid_table import grid_table
+from fmnist_lit.readers.loss_curve import loss_table, losses
 from tests.conftest import ROOT
 
 CLAIMS = read_claims(ROOT / "results" / "claims.yaml")
@@ -115,3 +117,33 @@ def test_every_claim_of_the_reports_has_a_row_and_names_what_there_is() -> None:
         for keys in (one.first, *one.second):
             if "experiment" in keys:
                 assert (ROOT / "conf" / "experiment" / f"{keys['experiment']}.yaml").exists(), one.claim
+
+
+def test_the_best_ten_of_a_grid_stand_beside_the_printed_ones() -> None:
+    runs = [run(0, 0.90 + i / 1000, model__hidden=f"[{i},8]", model__dropout="0.2") for i in range(12)]
+    for record in runs:
+        record["history"] |= {name: [0.5, 0.25] for name in ("val_loss", "train_accuracy", "train_loss")}
+        record["final_rate"] = 1e-5
+    printed = [{"hidden layers": "11, 8", "dropout": 0.2, "val": 91.0, "val loss": 0.3, "epochs": 45}]
+    lines = grid_table(as_rows(runs), printed).splitlines()
+    assert len(lines) == 2 + 10 + 2
+    assert (
+        lines[2]
+        == "| 11, 8 | 0.2 | 1e-05 | 91.10 | 0.2500 | 25.00 | 0.2500 | 2 | 1 | 91.00, 0.3000, 45 epochs |"
+    )
+    assert lines[11].startswith("| 2, 8 | 0.2 | 1e-05 | 90.20 ")
+    assert "12 of 30 runs" in lines[-1]
+    assert "within 0.90 points" in lines[-1]
+    assert "is 0.27" in lines[-1], "of 12,000 images at 90.65%"
+    assert grid_table(None, printed) == "Not run yet."
+
+
+def test_losses_are_on_the_reports_scale() -> None:
+    batch = {"experiment": "batch_size/bs100", "overrides": []}
+    made = [batch | {"seed": s, "history": {"train_loss": [loss, 1.6]}} for s, loss in enumerate((1.7, 1.9))]
+    ours = losses(made)
+    assert ours[0].tolist() == pytest.approx([1.7 * 600 / 938, 1.6 * 600 / 938])
+    lines = loss_table([1.12985, 1.06286], ours).splitlines()
+    assert lines[2].startswith("| 1 | 1.1299 | 1.1514 ± 0.0905 | +0.0215 |")
+    assert lines[3].startswith("| 2 | 1.0629 | 1.0235 ± 0.0000 | -0.0394 |")
+    assert loss_table([1.1], losses([])).splitlines()[2] == "| 1 | 1.1000 | - | - |"

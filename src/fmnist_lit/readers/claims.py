@@ -87,6 +87,7 @@ def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
         row |= {f"{short}@{epoch}": value for epoch, value in finite.items()}
         row[f"last_{short}"] = finite.get(len(values), math.nan)
     row |= {"epochs": record["epochs"], "minutes": record["seconds"] / 60}
+    row |= {"final_rate": record.get("final_rate", math.nan)}
     return row | ({"gap": row["train"] - row["test"]} if "train" in row else {})
 
 

@@ -11,6 +11,8 @@ from omegaconf import OmegaConf
 from pandas import DataFrame
 
 from fmnist_lit.readers.claims import Claim, answer, claims_table
+from fmnist_lit.readers.grid_table import grid_table
+from fmnist_lit.readers.loss_curve import loss_table, losses
 from fmnist_lit.readers.tables import Spread, spread
 from fmnist_lit.readers.text import markdown, markdown_table, render
 
@@ -69,6 +71,8 @@ def results_page(
             report: claims_table([claim for claim in claims if claim.report == report], studies)
             for report in published
         },
+        grid=grid_table(studies.get("mlp_grid"), published.get("grid_search", {}).get("best_ten", [])),
+        losses=loss_table(published.get("batch_size", {}).get("losses", []), losses(records)),
         verdicts=Counter(answer(claim, studies).verdict for claim in claims),
         reproduced=reproduced(published, table),
     )

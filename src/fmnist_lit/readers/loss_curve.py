@@ -1,0 +1,49 @@
+"""The training losses that report batch_size prints for its best run, beside ours on the same scale."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+from pandas import DataFrame
+
+from fmnist_lit.readers.tables import spread
+from fmnist_lit.readers.text import markdown_table
+
+EXPERIMENT = "batch_size/bs100"
+# The sum of an epoch's 600 minibatch losses, divided by 938: the minibatches of 64 that 60,000 images make.
+SCALE = 600 / 938
+
+
+def losses(records: Sequence[Mapping[str, Any]]) -> DataFrame:
+    """Return the training loss of each epoch (row) of each seed (column), on the report's scale."""
+    whole = [one for one in records if one["experiment"] == EXPERIMENT and not one["overrides"]]
+    curves = {one["seed"]: [SCALE * loss for loss in one["history"]["train_loss"]] for one in whole}
+    return DataFrame(curves)
+
+
+def loss_table(printed: Sequence[float], ours: DataFrame) -> str:
+    """Return each epoch's loss as printed, ours, and how far they lie apart."""
+    lines = []
+    for epoch, loss in enumerate(printed, 1):
+        values = spread(ours.iloc[epoch - 1].tolist()) if len(ours.columns) else None
+        told = ["-", "-"]
+        if values is not None:
+            std = "" if values.std is None else f" ± {values.std:.4f}"
+            told = [f"{values.mean:.4f}{std}", f"{values.mean - loss:+.4f}"]
+        lines.append([str(epoch), f"{loss:.4f}", *told])
+    return markdown_table(["epoch", "published", "ours", "difference"], lines)
+
+
+def loss_plot(printed: Sequence[float], ours: DataFrame) -> Figure:
+    """Draw both curves, ours a line for each seed."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for seed in ours:
+        label = f"ours (n = {len(ours.columns)})" if seed == ours.columns[0] else None
+        axes.plot(range(1, len(ours) + 1), ours[seed], color="C0", alpha=0.7, linewidth=1, label=label)
+    axes.plot(range(1, len(printed) + 1), printed, "k.", label="published")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("training loss, on the report's scale")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
