@@ -155,7 +155,7 @@ def report_row(experiment: str, row: Mapping[str, Any], table: DataFrame) -> lis
         return [f"`{experiment}`", kind, shown, "not run", "0", *"----", "; ".join(notes) or "-"]
     kind = figure or ("test" if whole["val"].isna().all() else "val")
     ours, epochs = spread(whole[kind]), whole["epochs"]
-    if published is not None and row.get("why") and ours.mean < published - NEAR:
+    if published is not None and row.get("why") and abs(ours.mean - published) > NEAR:
         notes.append(row["why"])
     return [
         f"`{experiment}`",
