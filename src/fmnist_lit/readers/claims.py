@@ -173,13 +173,14 @@ def claim_row(claim: Claim, found: Answer) -> list[str]:
     """Return a claim and its answer as text."""
     effect = found.effect
     ends = effect.interval if effect else None
+    form = "+.4f" if "loss" in claim.figure else "+.2f"
     return [
         markdown(claim.claim, most=300),
         f"`{claim.study}`" if claim.study else "experiments",
         markdown(comparison(claim), most=300),
         str(found.n),
-        f"{effect.mean:+.2f}" if effect else "-",
-        f"{ends[0]:+.2f} to {ends[1]:+.2f}" if ends else "-",
+        f"{effect.mean:{form}}" if effect else "-",
+        f"{ends[0]:{form}} to {ends[1]:{form}}" if ends else "-",
         f"not tested: {claim.reason}" if claim.reason else found.verdict,
     ]
 
