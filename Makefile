@@ -44,14 +44,14 @@ schemas: $(INSTALLED) ## make conf/schemas/, for editors, and the list of public
 	$(BIN)/python -m tests.test_public_keys
 
 reports-test: $(INSTALLED) ## test the best MLP and the best CNN below outputs/, as the reports do
-	$(BIN)/python scripts/reports_test.py $(ARGS)
+	$(BIN)/python scripts/best_runs.py $(ARGS)
 
 tensorboard: $(INSTALLED) ## look at all runs below outputs/
 	$(BIN)/tensorboard --logdir outputs $(ARGS)
 
 lock: ## write requirements.lock anew from pyproject.toml, versions kept where they fit (needs uv)
 	$(UV) pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header --generate-hashes \
-		--no-emit-index-url --extra dev --extra export --extra sweep --extra loggers \
+		--extra dev --extra export --extra sweep --extra loggers \
 		pyproject.toml -o requirements.lock $(ARGS)
 
 lowest: ## train with the lowest versions that pyproject.toml allows (needs uv, 7 GB for a while)

@@ -4,6 +4,7 @@ import csv
 import http.server
 import io
 import json
+import logging
 import multiprocessing
 import os
 import runpy
@@ -177,3 +178,13 @@ def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     serving.shutdown()
     serving.server_close()
     thread.join()
+
+
+@pytest.fixture(autouse=True)
+def same_logging() -> Iterator[None]:
+    """A resume logs to the terminal from then on; other tests shall not."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers

@@ -2,9 +2,8 @@
 
 import io
 import json
-import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,6 @@ from fmnist_lit.run import run
 
 class Killed(BaseException):
     """The process is no more."""
-
-
-@pytest.fixture(autouse=True)
-def same_logging() -> Iterator[None]:
-    """A resume logs to the terminal from then on; other tests shall not."""
-    root = logging.getLogger()
-    level, handlers = root.level, list(root.handlers)
-    yield
-    root.setLevel(level)
-    root.handlers[:] = handlers
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,12 @@
 import csv
 import io
 import json
-import logging
 import os
 import pickle
 import random
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -48,16 +47,6 @@ GROUPS = 5  # of each epoch: 160 images, batches of 16, two in a group
 
 class Killed(BaseException):
     """The process is no more."""
-
-
-@pytest.fixture(autouse=True)
-def same_logging() -> Iterator[None]:
-    """A resume logs to the terminal from then on; other tests shall not."""
-    root = logging.getLogger()
-    level, handlers = root.level, list(root.handlers)
-    yield
-    root.setLevel(level)
-    root.handlers[:] = handlers
 
 
 @pytest.fixture(autouse=True)
@@ -378,6 +367,16 @@ def test_what_lightning_would_not_reload_ends_a_resume(
         resume(moved)
 
 
+def assert_same_after_stops(config: dict[str, Any], folder: Path, groups: list[int]) -> None:
+    """Train once without and once with stops, and compare."""
+    once, twice = folder / "once", folder / "twice"
+    for directory in (once, twice):
+        directory.mkdir()
+    run(config, once, {}, "")
+    stop_and_go_on(config, twice, groups)
+    assert_same(twice, once)
+
+
 @pytest.mark.parametrize("optim", ["sgd", "nesterov", "adam", "nadam", "amsgrad", "rmsprop", "adamw"])
 @pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
 def test_every_optimizer_goes_on_to_the_same_bits_in_every_precision(
@@ -385,12 +384,7 @@ def test_every_optimizer_goes_on_to_the_same_bits_in_every_precision(
 ) -> None:
     name = "everything that is random"
     config = recipe(name, f"trainer.precision={precision}", *PRECISE, f"optim={optim}")
-    once, twice = tmp_path / "once", tmp_path / "twice"
-    for directory in (once, twice):
-        directory.mkdir()
-    run(config, once, {}, "")
-    stop_and_go_on(config, twice, [2, 4])
-    assert_same(twice, once)
+    assert_same_after_stops(config, tmp_path, [2, 4])
 
 
 def test_batch_normalization_of_double_precision_goes_on_to_the_same_bits(
@@ -398,12 +392,7 @@ def test_batch_normalization_of_double_precision_goes_on_to_the_same_bits(
 ) -> None:
     small = ("model=residual", "model.widths=[4]", "model.blocks=[1]", "model.stem=4")
     config = recipe("everything that is random", *small, "trainer.precision=64-true", "trainer.max_epochs=2")
-    once, twice = tmp_path / "once", tmp_path / "twice"
-    for directory in (once, twice):
-        directory.mkdir()
-    run(config, once, {}, "")
-    stop_and_go_on(config, twice, [1, 3])
-    assert_same(twice, once)
+    assert_same_after_stops(config, tmp_path, [1, 3])
 
 
 def flip(path: Path) -> None:

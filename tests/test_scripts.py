@@ -7,6 +7,7 @@ from types import ModuleType
 
 import pytest
 
+import scripts.best_runs
 import scripts.curves
 import scripts.evaluate
 import scripts.export
@@ -14,7 +15,6 @@ import scripts.images
 import scripts.predict
 import scripts.record
 import scripts.report
-import scripts.reports_test
 import scripts.results
 from fmnist_lit.data import sources
 from fmnist_lit.data.dataset import CLASSES
@@ -90,7 +90,7 @@ def test_the_best_mlp_and_cnn_are_tested_side_by_side(runs: dict[str, Path], tmp
         metrics = json.loads((run / "metrics.json").read_text())
         metrics["val"]["accuracy"], metrics["test"]["accuracy"] = 0.01, 1.0
         (tmp_path / "outputs" / f"{name}-worse" / "metrics.json").write_text(json.dumps(metrics))
-    answer = call(scripts.reports_test, tmp_path / "outputs", "-o", tmp_path)
+    answer = call(scripts.best_runs, tmp_path / "outputs", "-o", tmp_path)
     assert answer.returncode == 0, answer.stderr
     kinds = {"convolution-neural-net.txt": "cnn_b", "multi-layer-net.txt": "mlp4"}
     assert [line.rpartition(", ")[2] for line in answer.stdout.splitlines()] == list(kinds)

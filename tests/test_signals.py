@@ -108,6 +108,7 @@ def test_a_killed_process_goes_on_to_the_same_bits(
     process = multiprocessing.get_context("fork").Process(target=run, args=(config, directory, {}, ""))
     process.start()
     while not (directory / "checkpoints" / LAST).exists():
+        assert process.is_alive(), "it ended before it saved"
         time.sleep(0.005)
     process.kill()
     process.join()

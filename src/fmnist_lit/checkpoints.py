@@ -73,9 +73,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self.best = checkpoint.get("best")
         run = os.path.realpath(Path(path).parents[1])  # as Lightning writes it
         states = best_states(checkpoint)
-        was = next((Path(state["dirpath"]).parent for key, state in states.items() if own(key)), Path(run))
+        was = next(
+            (Path(state["dirpath"]).parent for key, state in states.items() if is_of_best(key)), Path(run)
+        )
         for key, state in states.items():
-            if own(key):
+            if is_of_best(key):
                 folder = os.path.join(run, "checkpoints")
                 best = os.path.join(folder, BEST) if state["best_model_path"] else ""
                 state |= {"dirpath": folder, "last_model_path": ""}
@@ -94,7 +96,7 @@ def best_states(checkpoint: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {key: state for key, state in checkpoint["callbacks"].items() if "best_model_path" in state}
 
 
-def own(key: str) -> bool:
+def is_of_best(key: str) -> bool:
     """Whether a state is of the callback that keeps ``best.ckpt``, not of one of Lightning's."""
     return key.startswith("BestCheckpoint")
 

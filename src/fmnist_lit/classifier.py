@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Self
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import move_data_to_device
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
@@ -18,6 +19,7 @@ from fmnist_lit.data.loader import Batch, Shard
 from fmnist_lit.distributed import gathered, share_buffers
 from fmnist_lit.errors import UserError, choices
 from fmnist_lit.metrics import split_metrics
+from fmnist_lit.models.layer_table import Row
 from fmnist_lit.schedules import Schedule
 
 FLIPPED = "test_flipped"  # the test set, asked with each image and its mirror image
@@ -38,11 +40,6 @@ def split_names(loaders: Any) -> list[str]:
     return list(loaders)
 
 
-def to_device(state: Any, device: torch.device) -> Any:
-    """Move a metric's state, a tensor or a list of them."""
-    return [one.to(device) for one in state] if isinstance(state, list) else state.to(device)
-
-
 class Classifier(L.LightningModule):
     """Trains and evaluates a network with cross-entropy on its output.
 
@@ -57,6 +54,7 @@ class Classifier(L.LightningModule):
         tta_flip: test once more with the mean output of each image and its mirror image, counted apart.
         classes: their names, which a checkpoint keeps.
         outputs: of the model, at least as many.
+        layers: of the model as its author wrote it, to print.
         start: what is to be said of the weights that it starts from.
         still: layers in evaluation mode always: parts of the model that are not trained.
         steps_per_execution: batches of a call of ``training_step``, each with an optimizer's step of its own
@@ -76,6 +74,7 @@ class Classifier(L.LightningModule):
         tta_flip: bool = False,
         classes: Sequence[str] = (),
         outputs: int = 10,
+        layers: Sequence[Row] = (),
         start: str = "",
         still: Sequence[nn.Module] = (),
         steps_per_execution: int = 1,
@@ -86,7 +85,7 @@ class Classifier(L.LightningModule):
         self.model = model
         self.make_optimizer, self.make_schedule = optimizer, schedule
         self.classes, self.outputs, self.start = tuple(classes), outputs, start
-        self.still = list(still)
+        self.still, self.layers = list(still), tuple(layers)
         self.label_smoothing, self.tta_flip = label_smoothing, tta_flip
         self.automatic_optimization = steps_per_execution == 1
         self.clipping = (gradient_clip_val, gradient_clip_algorithm)
@@ -247,7 +246,7 @@ class Classifier(L.LightningModule):
             checkpoint["train_metrics"][self.global_rank :: self.trainer.world_size]
         ):
             for name, one in metrics.items(keep_base=True, copy_state=False):
-                state = {key: to_device(value, self.device) for key, value in kept[name].items()}
+                state = move_data_to_device(dict(kept[name]), self.device)
                 if number:
                     one.merge_state(state)
                 else:

@@ -85,14 +85,14 @@ def blame(failures: Mapping[int, ProcessFailure], directory: Path) -> None:
                 f"rank {number} was ended by {ended}, and the others with it. {last_good(directory)}"
             )
     for failure in failures.values():
-        kind, _, reason = said(failure).partition(": ")
+        kind, _, reason = message_of(failure).partition(": ")
         if kind in KINDS:
             raise KINDS[kind](reason)
     number, failure = min(failures.items(), key=lambda item: item[1].timestamp)
-    raise ProcessFailed(f"rank {number}: {said(failure)}")
+    raise ProcessFailed(f"rank {number}: {message_of(failure)}")
 
 
-def said(failure: ProcessFailure) -> str:
+def message_of(failure: ProcessFailure) -> str:
     """Return the message of a process, which is a text or holds one."""
     message: Any = failure.message
     return str(message["message"]) if isinstance(message, dict) else str(message)

@@ -40,7 +40,7 @@ def named_run(arguments: Sequence[str]) -> Stopped | None:
     return Stopped(Path(named[0].removeprefix("resume=")), tuple(p.strip() for p in packages if p.strip()))
 
 
-def foreign(config: Mapping[str, Any], known: Sequence[str] = BUILT_FROM) -> list[str]:
+def foreign_packages(config: Mapping[str, Any], known: Sequence[str] = BUILT_FROM) -> list[str]:
     """Return the packages, other than those known, that a run's classes come from."""
     targets = [str(value) for key, value in leaves(config) if key.endswith(f".{TARGET}")]
     names = [target for target in targets if "." in target and not is_inside(target, known)]
@@ -49,7 +49,7 @@ def foreign(config: Mapping[str, Any], known: Sequence[str] = BUILT_FROM) -> lis
 
 def way_on(directory: Path) -> str:
     """Return the command that goes on with a run of one's own, with what its classes need."""
-    packages = foreign(read_config(directory))
+    packages = foreign_packages(read_config(directory))
     trust = [f"trust={','.join(packages)}"] if packages else []
     return f"python {shlex.join([sys.argv[0], f'resume={directory}', *trust])}"
 
@@ -72,7 +72,7 @@ def resume(directory: Path, trust: Sequence[str] = ()) -> dict[str, Any]:
 
     try:
         config, origin = read_config(directory), read_origin(directory)
-        packages = foreign(config, (*BUILT_FROM, *trust))
+        packages = foreign_packages(config, (*BUILT_FROM, *trust))
         if len(packages) > 1:
             raise UsageError(
                 f"its classes are from {', '.join(packages)}, which are built only where you trust them: "

@@ -43,7 +43,7 @@ from fmnist_lit.interrupt import Signals, own_signals
 from fmnist_lit.logs import logged_to
 from fmnist_lit.models.compute import training_flop
 from fmnist_lit.models.initialization import initialize
-from fmnist_lit.models.layer_table import parameter_count
+from fmnist_lit.models.layer_table import layer_table, parameter_count
 from fmnist_lit.models.speedups import prepare
 from fmnist_lit.schedules import build_schedule
 from fmnist_lit.summary import start_summary, summary
@@ -142,7 +142,7 @@ def train_and_test(
     if trainer.is_global_zero:
         log.info("Run directory: %s", directory)
         log.info("Device: %s", device)
-        log.info("%s", start_summary(config, len(images.classes)))
+        log.info("%s", start_summary(config, classifier.layers, parameter_count(classifier.model)))
         if resumed:
             log.info("Resumed from %s", checkpoint or "the start: there is no whole checkpoint.")
         if classifier.start:
@@ -277,10 +277,12 @@ def build_classifier(
         if node is not None
     }
     flips = config["augment"].get("affine") or {}
+    layers = layer_table(model)  # in the order of its author, before it is prepared
     classifier = Classifier(
         prepare(model),
         classes=classes,
         outputs=outputs,
+        layers=layers,
         start=start,
         still=freeze(model, config["freeze"]),
         optimizer=partial(build_optimizer, config),

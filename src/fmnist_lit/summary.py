@@ -1,25 +1,21 @@
 """What a run prints on the terminal at its start and end."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fmnist_lit.build import build
 from fmnist_lit.errors import printable
-from fmnist_lit.models.layer_table import layer_table, parameter_count
+from fmnist_lit.models.layer_table import Row
 
 
-def start_summary(config: Mapping[str, Any], classes: int) -> str:
+def start_summary(config: Mapping[str, Any], layers: Sequence[Row], parameters: int) -> str:
     """Return what a run is going to train, and how: its layers, its optimizer, its batches."""
-    with torch.random.fork_rng(devices=[]):  # the run's own weights are drawn as if nobody had looked
-        model = build(config["model"], "model", classes=classes)
-    rows = [[row.layer, "x".join(map(str, row.output)), f"{row.parameters:,}"] for row in layer_table(model)]
+    rows = [[row.layer, "x".join(map(str, row.output)), f"{row.parameters:,}"] for row in layers]
     optim = dict(config["optim"])
     name = optim.pop("_target_").rpartition(".")[2]
     how = [name, *(f"{key} {value}" for key, value in optim.items())]
@@ -27,7 +23,7 @@ def start_summary(config: Mapping[str, Any], classes: int) -> str:
     return "\n".join(
         [
             rendered(["layer", "output", "parameters"], rows),
-            f"{parameter_count(model):,} parameters; {', '.join(how)}; batches of {size}",
+            f"{parameters:,} parameters; {', '.join(how)}; batches of {size}",
         ]
     )
 

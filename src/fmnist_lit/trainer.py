@@ -159,14 +159,14 @@ def build_callbacks(config: Mapping[str, Any], **facts: Any) -> list[L.Callback]
     if not sys.stdout.isatty():
         nodes = {name: node for name, node in nodes.items() if not node["_target_"].endswith("ProgressBar")}
     for name, node in nodes.items():
-        direct(node, f"callbacks.{name}", config["metrics"])
+        set_mode(node, f"callbacks.{name}", config["metrics"])
     built = [build(node, f"callbacks.{name}", **facts) for name, node in nodes.items()]
     if not any(isinstance(one, ResumeCheckpoint) for one in built):  # without it a run ends with no weights
         built.append(ResumeCheckpoint(math.inf, **facts))
     return built
 
 
-def direct(node: dict[str, Any], key: str, metrics: Mapping[str, Any]) -> None:
+def set_mode(node: dict[str, Any], key: str, metrics: Mapping[str, Any]) -> None:
     """Tell a callback that monitors a metric of the config whether more of it is better, as its class says.
 
     Raises:

@@ -35,11 +35,13 @@ def grid_table(study: DataFrame | None, printed: Sequence[Mapping[str, Any]]) ->
             [hidden, run["model.dropout"], f"{run['final_rate']:g}", *figures, str(rank or "-"), theirs]
         )
     share, apart = best["last_val"].mean() / 100, best["last_val"].max() - best["last_val"].min()
+    vals = [row["val"] for row in printed]
+    printed_apart = f", the printed ones within {max(vals) - min(vals):.2f}" if vals else ""
     error = 100 * math.sqrt(share * (1 - share) / VALIDATION_IMAGES)
     note = (
         f"Figures of the last epoch; {len(study)} of 30 runs, one seed each. The ten lie within {apart:.2f} "
-        f"points, the printed ones within 0.16; the standard error of one such accuracy is {error:.2f}: "
-        "neither ten can be told apart."
+        f"points{printed_apart}; the standard error of one such accuracy is "
+        f"{error:.2f}: neither ten can be told apart."
     )
     return (
         markdown_table([*HEADINGS, "printed place", "printed val, val loss, epochs"], lines) + f"\n\n{note}"

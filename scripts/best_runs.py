@@ -1,4 +1,4 @@
-"""Test the best MLP and the best CNN, as the reports do: python scripts/reports_test.py [FOLDER]."""
+"""Test the best MLP and the best CNN, as the reports do: python scripts/best_runs.py [FOLDER]."""
 
 import sys
 from pathlib import Path
