@@ -1,7 +1,6 @@
 """Name what images show: python scripts/predict.py RUN IMAGE... (PNG, JPEG, a folder of them, or IDX)."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -80,4 +79,4 @@ def show_benchmark(speed: dict[str, float], as_json: bool) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,8 +1,8 @@
 """Small records of finished runs, kept in the repository: what was run, and what came of it."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from math import isfinite
 from pathlib import Path
 from re import fullmatch
 from typing import Annotated, Any
@@ -19,6 +19,7 @@ from fmnist_lit.readers.run_directory import RunDirectory
 from fmnist_lit.run_files import (
     FACTS,
     OLD_METRICS,
+    Names,
     Number,
     Split,
     read_facts,
@@ -34,19 +35,23 @@ from fmnist_lit.weights import load_checkpoint
 SPLITS = ("train", "val", "test")
 # Overrides that name a run, a place or a machine; any other one changes the experiment.
 PLACES = (
-    "experiment",
-    "sweep",
-    "name",
-    "seed",
-    "threads",
-    "trainer",
-    "logger",
-    "output_dir",
-    "data.images.source",
-    "data.images.folder",
+    *("experiment", "sweep", "name", "seed", "threads", "trainer", "logger", "output_dir"),
+    *("data.images.source", "data.images.folder"),
 )
-METRICS = tuple(f"{split}_{name}" for split in SPLITS for name in ("loss", "accuracy"))
-COLUMNS = (*METRICS, "loss_sum", "train_loss_sum", "learning_rate")
+# What a record keeps of metrics.json, and of history.csv.
+KEPT = (
+    *(*SPLITS, "epochs", "seconds", "images_per_second", "parameters", "device", "versions", "commit"),
+    *("test_flipped", "training_tflop"),
+)
+COLUMNS = (
+    *(f"{split}_{name}" for split in SPLITS for name in ("loss", "accuracy")),
+    *("loss_sum", "train_loss_sum", "learning_rate"),
+)
+# Columns that every table of records has; further ones are overrides and figures of epochs.
+ALWAYS = (
+    *("experiment", "seed", "changes", *SPLITS, "test_flipped", "last_val", "minutes", "epochs"),
+    *("parameters", "training_tflop"),
+)
 
 
 def one_line(text: str) -> str:
@@ -75,6 +80,13 @@ class Record(BaseModel):
     seconds: Number
 
 
+class NewRecord(Record):
+    """What a record of today has besides."""
+
+    images_per_second: Number
+    versions: Names
+
+
 def make_record(path: Path, data: Path | None = None, study: bool = False) -> dict[str, Any]:
     """Return what is kept of a run.
 
@@ -91,32 +103,21 @@ def make_record(path: Path, data: Path | None = None, study: bool = False) -> di
         raise UserError(f"{path} is no experiment: it was not started with experiment=... (or say --study)")
     if not fullmatch("[0-9a-f]{40}", metrics["commit"] or ""):
         raise UserError(f"{path} was made by code that is in no commit ({metrics['commit']}).")
-    kept = ("epochs", "seconds", "images_per_second", "parameters", "device", "versions", "commit")
-    missing = [key for key in kept if key not in metrics]
-    if missing:
-        raise UserError(f"{path / 'metrics.json'} is damaged: it has no {', '.join(missing)}.")
-    record: dict[str, Any] = {
+    found, history = evaluate(run, "test", "best"), read_history(path)
+    record = {
         "experiment": experiment,
         "seed": metrics["seed"],
         "overrides": other_overrides(path),
-        **{split: metrics[split] for split in SPLITS},
-        **{key: metrics[key] for key in kept},
-        **{key: metrics[key] for key in ("test_flipped", "training_tflop") if key in metrics},
+        **{key: metrics[key] for key in KEPT if key in metrics},
         "chosen_epoch": load_checkpoint(path / "checkpoints" / "best.ckpt")["epoch"] + 1,
-        "final_rate": float(read_history(path)["learning_rate"].iloc[-1]),
-        "confusion": confusion(run),
+        "final_rate": float(history["learning_rate"].iloc[-1]),
+        # The test images of each class (row) that were taken for each class (column).
+        "confusion": confusion_matrix(found.true, found.predicted).tolist(),
         "config": {key: value for key, value in leaves(run.config) if is_kept(key)},
-        "history": history_columns(read_history(path)),
+        "history": history_columns(history),
     }
-    read_facts(path, record, Record)
+    read_facts(path, record, NewRecord)
     return record
-
-
-def confusion(run: RunDirectory) -> list[list[int]]:
-    """Count the test images of each class (row) that were taken for each class (column)."""
-    found = evaluate(run, "test", "best")
-    counts: list[list[int]] = confusion_matrix(found.true, found.predicted).tolist()
-    return counts
 
 
 def is_kept(key: str) -> bool:
@@ -133,7 +134,7 @@ def other_overrides(path: Path) -> list[str]:
 def history_columns(history: DataFrame) -> dict[str, list[float | None]]:
     """Return the metrics of the epochs, a list for each, to five digits; None for one that is not finite."""
     return {
-        name: [float(f"{value:.5g}") if isfinite(value) else None for value in history[name]]
+        name: [float(f"{value:.5g}") if math.isfinite(value) else None for value in history[name]]
         for name in COLUMNS
         if name in history
     }
@@ -186,12 +187,49 @@ def read_study(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path} is damaged: {error}.") from error
 
 
+def read_studies(folder: Path) -> dict[str, DataFrame]:
+    """Read the records of each study as a table."""
+    return {path.stem: as_rows(read_study(path)) for path in sorted(folder.glob("*.jsonl"))}
+
+
 def with_runs(study: Sequence[dict[str, Any]], made: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return a study with further records, which replace those of the same overrides and seed."""
     records = {(tuple(record["overrides"]), record["seed"]): record for record in (*study, *made)}
     return [records[key] for key in sorted(records)]
 
 
-def as_lines(study: Sequence[dict[str, Any]]) -> str:
-    """Return a study as text, a record a line."""
-    return "".join(json.dumps(record, allow_nan=False) + "\n" for record in study)
+def as_rows(records: Sequence[Mapping[str, Any]]) -> DataFrame:
+    """Return records as a table: a row a run, its overrides as text ("-": none) and its figures.
+
+    Accuracies are in percent. "changes" are all overrides in one, "val@3" is of epoch 3, "last_val" of the
+    last one, "gap" is train less test accuracy; what a run does not have is NaN.
+    """
+    rows = [row_of(record) for record in records]
+    names = dict.fromkeys([*ALWAYS, *(name for row in rows for name in row)])
+    table = DataFrame(rows, columns=list(names))
+    return table.fillna(dict.fromkeys(overridden(table), "-"))
+
+
+def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the overrides and figures of a run."""
+    parted = (item.partition("=") for item in record["overrides"])
+    row: dict[str, Any] = {key: value for key, _, value in parted}
+    row |= {key: record[key] for key in ("experiment", "seed", "epochs")}
+    row |= {key: record.get(key, math.nan) for key in ("parameters", "training_tflop", "final_rate")}
+    row |= {"changes": " ".join(record["overrides"]), "minutes": record["seconds"] / 60}
+    for split in (*SPLITS, "test_flipped"):
+        if record.get(split):
+            row[split] = 100 * record[split]["accuracy"]
+            row[f"{split}_loss"] = record[split].get("loss", math.nan)
+    for name, values in record.get("history", {}).items():
+        short, scale = name.removesuffix("_accuracy"), 100 if name.endswith("_accuracy") else 1
+        scaled = [math.nan if value is None else scale * value for value in values]
+        row |= {f"{short}@{epoch}": value for epoch, value in enumerate(scaled, 1)}
+        row[f"last_{short}"] = scaled[-1]
+    return row | ({"gap": row["train"] - row["test"]} if "train" in row else {})
+
+
+def overridden(table: DataFrame) -> list[str]:
+    """Return the columns that say how runs were made."""
+    numbers = table.select_dtypes("number")
+    return [name for name in table if name not in numbers and name not in ALWAYS]

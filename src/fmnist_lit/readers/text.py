@@ -1,7 +1,7 @@
 """Texts from foreign words: Markdown, HTML and CSV in which nothing is markup, and the templates of pages."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from unicodedata import normalize
 
@@ -17,15 +17,21 @@ def markdown(text: object, most: int = 200) -> str:
     return re.sub(r"([\\`*]|(?<=\])[(\[:])", r"\\\1", printable(text, most)).replace("<", "&lt;")
 
 
-def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> str:
-    """Return a Markdown table of texts that are Markdown.
+def markdown_table(rows: Sequence[Mapping[str, str]], headings: Sequence[str] = (), numbers: int = 0) -> str:
+    """Return a Markdown table of texts that are Markdown; nothing where there is no row.
 
     Args:
+        rows: a text for each heading, "-" where there is none.
+        headings: those of the first row if they are left out.
         numbers: of the columns before the last; they are aligned to the right.
     """
+    if not rows:
+        return ""
+    headings = headings or list(rows[0])
     rule = ["---"] * (len(headings) - numbers - 1) + ["---:"] * numbers + ["---"]
-    lines = [[str(cell).replace("|", "\\|") for cell in row] for row in (headings, rule, *rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines = [headings, rule, *([row.get(heading, "-") for heading in headings] for row in rows)]
+    escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
 
 def no_formula(value: Any) -> Any:
