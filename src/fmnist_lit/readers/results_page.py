@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
@@ -15,7 +15,7 @@ from fmnist_lit.readers.grid_table import grid_table
 from fmnist_lit.readers.loss_curve import loss_table, losses
 from fmnist_lit.readers.records import as_rows
 from fmnist_lit.readers.spread import spread
-from fmnist_lit.readers.text import markdown, markdown_table, render
+from fmnist_lit.readers.text import markdown, render
 
 NAMES = {"test": "test", "val": "val", "last_val": "val, last epoch"}
 NEAR = 0.4  # points: what counts as reproduced
@@ -28,18 +28,6 @@ COMPARISONS = (
     ("MLP4: patches (four quarters, shared) against none", "five_models/mlp4_patched", "five_models/mlp4"),
 )
 
-REPORT = (
-    "experiment",
-    "figure",
-    "published",
-    "ours",
-    "n",
-    "difference",
-    "test",
-    "epochs",
-    "minutes",
-    "notes",
-)
 Records = Sequence[Mapping[str, Any]]
 Published = dict[str, Any]  # of a report: "about" it, and its "rows"
 
@@ -51,6 +39,18 @@ def read_published(path: Path) -> dict[str, Published]:
     return {str(report): content for report, content in reports.items()}
 
 
+class Row(NamedTuple):
+    """A row of a report: what was published, our runs of it, and how far they lie apart, in points."""
+
+    experiment: str
+    figure: str  # what was published: its name
+    published: float | None
+    runs: DataFrame
+    kind: str  # the column of runs that stands beside it
+    apart: float | None
+    notes: str
+
+
 def results_page(
     published: Mapping[str, Published],
     records: Records,
@@ -60,21 +60,22 @@ def results_page(
     """Return RESULTS.md."""
     table = as_rows(records)
     tables: dict[str | None, DataFrame] = {**studies, None: table[table["changes"] == ""]}
-    recipes = [f"champion/{row['row']}" for row in published.get("champion", {}).get("rows", [])]
+    rows = {report: rows_of(report, content["rows"], table) for report, content in published.items()}
     return render(
         "RESULTS.md",
         published=published,
-        report_table=lambda report, rows: report_table(report, rows, table),
-        claims_of=lambda report: claims_table([one for one in claims if one.report == report], tables),
-        recipes=[experiment for experiment in recipes if experiment != SHORT],
+        rows=rows,
+        claims={
+            report: claims_table([claim for claim in claims if claim.report == report], tables)
+            for report in published
+        },
         short=SHORT,
         ingredients=ingredients(table),
         comparisons=comparisons(table),
         grid=grid_table(studies.get("mlp_grid"), published.get("grid_search", {}).get("best_ten", [])),
         losses=loss_table(published.get("batch_size", {}).get("losses", []), losses(records)),
         verdicts=Counter(answer(claim, tables).verdict for claim in claims),
-        reproduced=reproduced(published, table),
-        whole=lambda experiment: runs_of(experiment, table)[0],
+        reproduced=Counter(nearness(row) for of in rows.values() for row in of if row.published is not None),
         percent=percent,
         interval=lambda values: spread(values, limits=(0, 100)).interval_text(),
         difference=difference,
@@ -82,18 +83,26 @@ def results_page(
     )
 
 
-def reproduced(published: Mapping[str, Published], table: DataFrame) -> Counter[str]:
-    """Count the published figures by how near ours come."""
-    found: Counter[str] = Counter()
-    for report, content in published.items():
-        for row in content["rows"]:
-            whole, _ = runs_of(f"{report}/{row['row']}", table)
-            if row.get("published") is None:
-                continue
-            apart = 0.0 if whole.empty else whole[row["figure"]].mean() - row["published"]
-            near = "near" if abs(apart) <= NEAR else "above" if apart > 0 else "below"
-            found["not run" if whole.empty else near] += 1
+def rows_of(report: str, rows: Sequence[Mapping[str, Any]], table: DataFrame) -> list[Row]:
+    """Return the rows of a report: of whole runs if there are any; changed runs stand in the notes."""
+    found = []
+    for row in rows:
+        experiment, figure, published = f"{report}/{row['row']}", row.get("figure"), row.get("published")
+        runs, others = runs_of(experiment, table)
+        kind = figure or ("test" if runs["val"].isna().all() else "val")
+        apart = None if published is None or runs.empty else runs[kind].mean() - published
+        why = row.get("why") if abs(apart or 0) > NEAR else None
+        notes = filter(None, [row.get("notes"), *changed(others, figure), why])
+        name = NAMES[figure] if figure else "-" if runs.empty else f"{kind} (no figure)"
+        found.append(Row(experiment, name, published, runs, kind, apart, "; ".join(notes) or "-"))
     return found
+
+
+def nearness(row: Row) -> str:
+    """Say how near ours comes to the published figure."""
+    if row.apart is None:
+        return "not run"
+    return "near" if abs(row.apart) <= NEAR else "above" if row.apart > 0 else "below"
 
 
 def runs_of(experiment: str, table: DataFrame) -> tuple[DataFrame, DataFrame]:
@@ -116,37 +125,6 @@ def difference(pairs: "Series[float]") -> str:
 def minutes(runs: DataFrame) -> str:
     """Return the mean time of some runs."""
     return f"{runs['minutes'].mean():.0f}"
-
-
-def report_table(report: str, rows: Sequence[Mapping[str, Any]], table: DataFrame) -> str:
-    """Return the table of one report."""
-    return markdown_table([report_row(f"{report}/{row['row']}", row, table) for row in rows], REPORT)
-
-
-def report_row(experiment: str, row: Mapping[str, Any], table: DataFrame) -> dict[str, str]:
-    """Return one row: of whole runs if there are any; changed runs stand in the notes."""
-    figure, published = row.get("figure"), row.get("published")
-    whole, others = runs_of(experiment, table)
-    notes = [row["notes"]] if row.get("notes") else []
-    notes += changed(others, figure)
-    cells = {"experiment": f"`{experiment}`", "ours": "not run", "n": str(len(whole))}
-    cells["figure"] = NAMES.get(figure or "", "-")
-    if published is not None:
-        cells["published"] = f"{published:.2f}"
-    if len(whole):
-        kind = figure or ("test" if whole["val"].isna().all() else "val")
-        ours, epochs = spread(whole[kind]), whole["epochs"]
-        cells |= {
-            "figure": NAMES[kind] if figure else f"{kind} (no figure)",
-            "ours": ours.mean_text(),
-            "test": percent(whole["test"]),
-            "epochs": "-".join(map(str, sorted({epochs.min(), epochs.max()}))),
-            "minutes": minutes(whole),
-        }
-        if published is not None:
-            cells["difference"] = f"{ours.mean - published:+.2f}"
-            notes += [row["why"]] if row.get("why") and abs(ours.mean - published) > NEAR else []
-    return cells | {"notes": "; ".join(notes) or "-"}
 
 
 def measured(experiment: str, figure: str | None, table: DataFrame) -> str:
