@@ -37,15 +37,10 @@ def file_content(figure: Figure, kind: str = "png", dpi: int = 120) -> bytes:
     return file.getvalue()
 
 
-def one_plot(width: float, height: float) -> tuple[Figure, Axes]:
-    """Return a figure of so many inches, and its only axes."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.add_subplot()
-
-
 def confusion_matrix_plot(counts: np.ndarray, names: Sequence[str]) -> Figure:
     """Draw counts of (true class, predicted class), coloured by the share of the true class."""
-    figure, axes = one_plot(7.5, 6.5)
+    figure = Figure(figsize=(7.5, 6.5), layout="constrained")
+    axes = figure.add_subplot()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.argwhere(counts):
@@ -102,7 +97,8 @@ def images_plot(images: np.ndarray, labels: np.ndarray, names: Sequence[str], sp
 
 def class_accuracy_plot(accuracies: np.ndarray, names: Sequence[str]) -> Figure:
     """Draw the accuracy of each class as a bar, the first class on top."""
-    figure, axes = one_plot(6.5, 4)
+    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    axes = figure.add_subplot()
     bars = axes.barh(range(len(names)), accuracies, color=BLUE)
     axes.bar_label(bars, [f"{accuracy:.1%}" for accuracy in accuracies], padding=3, fontsize=8)
     axes.set_yticks(range(len(names)), map(literal, names))
@@ -149,13 +145,11 @@ def curves_plot(histories: Mapping[str, DataFrame]) -> Figure:
     return figure
 
 
-def colours(count: int) -> np.ndarray:
-    """Return as many colours, (count, 4)."""
-    few = count <= FEW
-    found: np.ndarray = colormaps["tab10" if few else "viridis"](
-        range(count) if few else np.linspace(0, 1, count)
-    )
-    return found
+def colours(count: int) -> Any:
+    """Return as many colours."""
+    if count <= FEW:
+        return colormaps["tab10"](range(count))
+    return colormaps["viridis"](np.linspace(0, 1, count))
 
 
 def add_legends(figure: Figure, axes: Axes, histories: Mapping[str, DataFrame]) -> None:

@@ -11,24 +11,12 @@ from pandas import DataFrame
 from pydantic import AfterValidator, BaseModel, Field
 from sklearn.metrics import confusion_matrix
 
+from fmnist_lit import run_files
 from fmnist_lit.config import INCIDENTAL, leaves
 from fmnist_lit.constraints import Natural, Seed
 from fmnist_lit.errors import UserError
 from fmnist_lit.readers.evaluate import evaluate
 from fmnist_lit.readers.run_directory import RunDirectory
-from fmnist_lit.run_files import (
-    FACTS,
-    OLD_METRICS,
-    Names,
-    Number,
-    Split,
-    read_facts,
-    read_file,
-    read_history,
-    read_json,
-    read_metrics,
-    read_overrides,
-)
 from fmnist_lit.sweeps import key_of
 from fmnist_lit.weights import load_checkpoint
 
@@ -68,23 +56,23 @@ def one_line(text: str) -> str:
 class Record(BaseModel):
     """What RESULTS.md needs of a record. Overrides go into file names and headers of configs: a line each."""
 
-    model_config = FACTS
+    model_config = run_files.FACTS
 
     experiment: Annotated[str, Field(pattern=r"^[\w-]+(/[\w-]+)*$")]
     seed: Seed
     overrides: list[Annotated[str, AfterValidator(one_line)]]
-    train: Split | None
-    val: Split | None
-    test: Split
+    train: run_files.Split | None
+    val: run_files.Split | None
+    test: run_files.Split
     epochs: Natural
-    seconds: Number
+    seconds: run_files.Number
 
 
 class NewRecord(Record):
     """What a record of today has besides."""
 
-    images_per_second: Number
-    versions: Names
+    images_per_second: run_files.Number
+    versions: run_files.Names
 
 
 def make_record(path: Path, data: Path | None = None, study: bool = False) -> dict[str, Any]:
@@ -97,13 +85,13 @@ def make_record(path: Path, data: Path | None = None, study: bool = False) -> di
     Raises:
         UserError: the run did not finish, is no experiment, or cannot be repeated from a commit.
     """
-    run, metrics = RunDirectory(path, data), read_metrics(path)
+    run, metrics = RunDirectory(path, data), run_files.read_metrics(path)
     experiment = metrics.get("choices", {}).get("experiment", "none")
     if experiment == "none" and not study:
         raise UserError(f"{path} is no experiment: it was not started with experiment=... (or say --study)")
     if not fullmatch("[0-9a-f]{40}", metrics["commit"] or ""):
         raise UserError(f"{path} was made by code that is in no commit ({metrics['commit']}).")
-    found, history = evaluate(run, "test", "best"), read_history(path)
+    found, history = evaluate(run, "test", "best"), run_files.read_history(path)
     record = {
         "experiment": experiment,
         "seed": metrics["seed"],
@@ -116,7 +104,7 @@ def make_record(path: Path, data: Path | None = None, study: bool = False) -> di
         "config": {key: value for key, value in leaves(run.config) if is_kept(key)},
         "history": history_columns(history),
     }
-    read_facts(path, record, NewRecord)
+    run_files.read_facts(path, record, NewRecord)
     return record
 
 
@@ -128,7 +116,7 @@ def is_kept(key: str) -> bool:
 
 def other_overrides(path: Path) -> list[str]:
     """Return the overrides that changed the experiment."""
-    return [item for item in read_overrides(path) if key_of(item) not in PLACES]
+    return [item for item in run_files.read_overrides(path) if key_of(item) not in PLACES]
 
 
 def history_columns(history: DataFrame) -> dict[str, list[float | None]]:
@@ -157,7 +145,7 @@ def read_records(folder: Path, made: Mapping[Path, dict[str, Any]] | None = None
     """
     made = made or {}
     paths = sorted({*folder.glob("*.json"), *made})
-    records = [as_record(path, made[path] if path in made else read_json(path)) for path in paths]
+    records = [as_record(path, made[path] if path in made else run_files.read_json(path)) for path in paths]
     return sorted(records, key=lambda record: (record["experiment"], record["seed"]))
 
 
@@ -168,10 +156,10 @@ def as_record(path: Path, content: Any) -> dict[str, Any]:
         UserError: it is no record.
     """
     try:
-        read_facts(path, content, Record)
+        run_files.read_facts(path, content, Record)
     except UserError as error:
         raise UserError(f"{path} is no record of a run: {error}") from error
-    return {OLD_METRICS.get(key, key): value for key, value in content.items()}
+    return {run_files.OLD_METRICS.get(key, key): value for key, value in content.items()}
 
 
 def read_study(path: Path) -> list[dict[str, Any]]:
@@ -180,7 +168,7 @@ def read_study(path: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: a line is no record.
     """
-    lines = read_file(path).decode(errors="replace").splitlines() if path.exists() else []
+    lines = run_files.read_file(path).decode(errors="replace").splitlines() if path.exists() else []
     try:
         return [as_record(path, json.loads(line)) for line in lines]
     except (ValueError, RecursionError) as error:

@@ -3,11 +3,12 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
 from pandas import DataFrame, Series
 
 from fmnist_lit.readers.claims import Claim, answer, claims_table
@@ -34,9 +35,7 @@ Published = dict[str, Any]  # of a report: "about" it, and its "rows"
 
 def read_published(path: Path) -> dict[str, Published]:
     """Read the published metrics of each report."""
-    reports = OmegaConf.to_container(OmegaConf.load(path))
-    assert isinstance(reports, dict)
-    return {str(report): content for report, content in reports.items()}
+    return dict(yaml.safe_load(path.read_text()))
 
 
 class Row(NamedTuple):
@@ -200,15 +199,13 @@ def five_models_plot(records: Records) -> Figure:
     figure = Figure(figsize=(18, 6), layout="constrained")
     grid = figure.subplots(2, len(FIVE_MODELS), sharex=True)
     for column, name in enumerate(FIVE_MODELS):
-        runs = [
-            r["history"] for r in records if r["experiment"] == f"five_models/{name}" and not r["overrides"]
-        ]
+        whole = (r for r in records if r["experiment"] == f"five_models/{name}" and not r["overrides"])
+        runs = [record["history"] for record in whole]
         for axes, kind in zip(grid[:, column], ("accuracy", "loss"), strict=True):
-            for run in runs:
-                for split, colour in (("train", "C0"), ("test", "C1")):
-                    values, label = run[f"{split}_{kind}"], split if run is runs[0] else None
-                    epochs = range(1, len(values) + 1)
-                    axes.plot(epochs, values, color=colour, alpha=0.7, linewidth=1, label=label)
+            for run, (split, colour) in product(runs, (("train", "C0"), ("test", "C1"))):
+                values, label = run[f"{split}_{kind}"], split if run is runs[0] else None
+                epochs = range(1, len(values) + 1)
+                axes.plot(epochs, values, color=colour, alpha=0.7, linewidth=1, label=label)
             axes.grid(alpha=0.3)
             axes.set_ylabel(kind if column == 0 else "")
         grid[0, column].set_title(f"{name} (n = {len(runs)})")

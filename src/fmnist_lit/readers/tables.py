@@ -44,10 +44,6 @@ class Runs(NamedTuple):
     groups: list[str]
     numbers: DataFrame
 
-    def part(self, rows: Any) -> "Runs":
-        """Return some of the runs."""
-        return Runs(self.keys.loc[rows], self.groups, self.numbers.loc[rows])
-
 
 class Results(NamedTuple):
     """All runs of a folder: finished ones as rows, the others with the reason why they have no metrics.
@@ -209,8 +205,9 @@ def collect(folder: Path, group_by: Sequence[str] = (), columns: Sequence[str] =
     own = [name for name in runs.numbers if name.startswith("test_") and name not in OWN]
     measured = list(dict.fromkeys(columns)) or own
     groups = [of.index for _, of in runs.keys.groupby(keys, sort=False)] if keys else [runs.keys.index]
-    rows = [make_row(keys, measured, runs.part(rows)) for rows in groups]
-    return Results(keys, measured, sorted(rows, key=lambda row: -row["test_accuracy"]), without, searches)
+    alike = [Runs(runs.keys.loc[index], runs.groups, runs.numbers.loc[index]) for index in groups]
+    rows = sorted((make_row(keys, measured, of) for of in alike), key=lambda row: -row["test_accuracy"])
+    return Results(keys, measured, rows, without, searches)
 
 
 def make_row(keys: Sequence[str], measured: Sequence[str], runs: Runs) -> dict[str, Any]:
