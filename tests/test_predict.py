@@ -172,7 +172,7 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "missing.png": (lambda path: None, "no such picture"),
     "images-idx3-ubyte": (
         lambda path: path.write_bytes(idx(np.zeros((3, 28, 28), np.uint8))[:-1]),
-        "not all",
+        "is damaged: its header claims 2,352 bytes, and it holds 2,351",
     ),
     "labels-idx1-ubyte": (lambda path: path.write_bytes(b"\x00\x00\x08\x01\x00\x00\x00\x01\x05"), "IDX"),
     "large-idx3-ubyte": (lambda path: path.write_bytes(idx(np.zeros((1, 32, 32), np.uint8))), "28x28"),

@@ -10,9 +10,16 @@ from omegaconf import OmegaConf
 
 import scripts.record
 from fmnist_lit.config import leaves
-from fmnist_lit.readers.claims import as_rows, read_claims, read_studies
+from fmnist_lit.readers.claims import read_claims
 from fmnist_lit.readers.old_configs import KEYS, modern
-from fmnist_lit.readers.records import is_kept, other_overrides, read_records, read_study
+from fmnist_lit.readers.records import (
+    as_rows,
+    is_kept,
+    other_overrides,
+    read_records,
+    read_studies,
+    read_study,
+)
 from fmnist_lit.readers.results_page import COMPARISONS, measured, read_published, results_page
 from tests.conftest import ROOT, call
 
@@ -22,9 +29,7 @@ CLAIMS = read_claims(ROOT / "results" / "claims.yaml")
 
 def made_of(published: dict[str, Any], records: list[dict[str, Any]]) -> str:
     """Return the page of some records and the repository's claims and studies."""
-    whole = as_rows([record for record in records if not record["overrides"]])
-    studies = read_studies(ROOT / "results" / "studies")
-    return results_page(published, records, CLAIMS, studies | {None: whole})
+    return results_page(published, records, CLAIMS, read_studies(ROOT / "results" / "studies"))
 
 
 def test_the_page_in_the_repository_is_that_of_the_records() -> None:
@@ -35,10 +40,11 @@ def test_the_page_in_the_repository_is_that_of_the_records() -> None:
 def test_headers_of_experiments_say_what_was_published_and_measured() -> None:
     published = read_published(ROOT / "results" / "published.yaml")
     rows = [(report, row) for report, content in published.items() for row in content["rows"]]
+    table = as_rows(RECORDS)
     for report, row in rows:
         experiment = f"{report}/{row['row']}"
         header = (ROOT / "conf" / "experiment" / f"{experiment}.yaml").read_text()
-        line = measured(experiment, row.get("figure"), RECORDS)
+        line = measured(experiment, row.get("figure"), table)
         assert f"python train.py experiment={experiment}\n" in header
         for part in ("# Published: ", "# Not stated in the report, chosen here: "):
             assert part in header or report == "champion", f"{experiment}: {part}"

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 import scripts.curves
 import scripts.report
 import scripts.results
-from fmnist_lit.readers.tables import spread
+from fmnist_lit.readers.spread import spread
 from fmnist_lit.run_files import read_history
 from tests.conftest import call
 

@@ -45,10 +45,11 @@ def checked_config(run: Path, trust: Sequence[str] | None) -> dict[str, Any]:
         check_whole({key: value for key, value in config.items() if key in Config.model_fields})
         checked(trainer_arguments(), config["trainer"], "trainer.")
         for group in NODES:
-            if trust is not None or not is_foreign(config[group]):
-                check_node(config[group], group, trusted)
-        if trust is not None or not is_foreign(config["optim"]):
-            build(config["optim"], "optim", [nn.Parameter(torch.zeros(1))], trusted=trusted)
+            if trust is None and is_foreign(config[group]):
+                continue
+            check_node(config[group], group, trusted)
+            if group == "optim":  # some refuse values that their signatures allow
+                build(config["optim"], "optim", [nn.Parameter(torch.zeros(1))], trusted=trusted)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     return config
@@ -57,10 +58,8 @@ def checked_config(run: Path, trust: Sequence[str] | None) -> dict[str, Any]:
 def is_foreign(node: Mapping[str, Any]) -> bool:
     """Whether a node names a class of somebody's own."""
     targets = [str(value) for key, value in leaves(node) if key.split(".")[-1] == TARGET]
-    own = tuple(f"{package}." for package in TRUSTED)
-    return any(
-        all(map(str.isidentifier, t.split("."))) and "." in t and not t.startswith(own) for t in targets
-    )
+    named = [target for target in targets if "." in target and all(map(str.isidentifier, target.split(".")))]
+    return any(not target.startswith(tuple(f"{package}." for package in TRUSTED)) for target in named)
 
 
 def shapes(weights: Mapping[str, Any]) -> dict[str, torch.Size]:

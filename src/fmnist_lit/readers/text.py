@@ -1,7 +1,7 @@
 """Texts from foreign words: Markdown, HTML and CSV in which nothing is markup, and the templates of pages."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from unicodedata import normalize
 
@@ -13,18 +13,20 @@ SIGNS = ("=", "+", "-", "@")  # spreadsheets take such text for a formula
 
 
 def markdown(text: object, most: int = 200) -> str:
-    """Return a text for Markdown in which nothing is markup, link or HTML."""
-    return re.sub(r"([\\`*]|(?<=\])[(\[:])", r"\\\1", printable(text, most)).replace("<", "&lt;")
+    """Return a text for Markdown in which nothing is markup, link, HTML or the end of a table's cell."""
+    return re.sub(r"([\\`*|]|(?<=\])[(\[:])", r"\\\1", printable(text, most)).replace("<", "&lt;")
 
 
-def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> str:
-    """Return a Markdown table of texts that are Markdown.
+def markdown_table(rows: Sequence[Mapping[str, str]], numbers: int = 0) -> str:
+    """Return a Markdown table of rows of the same headings, all Markdown; nothing where there is no row.
 
     Args:
         numbers: of the columns before the last; they are aligned to the right.
     """
-    rule = ["---"] * (len(headings) - numbers - 1) + ["---:"] * numbers + ["---"]
-    lines = [[str(cell).replace("|", "\\|") for cell in row] for row in (headings, rule, *rows)]
+    if not rows:
+        return ""
+    rule = ["---"] * (len(rows[0]) - numbers - 1) + ["---:"] * numbers + ["---"]
+    lines = [list(rows[0]), rule, *(row.values() for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -34,6 +36,11 @@ def no_formula(value: Any) -> Any:
         return value
     text = printable(value, most=len(value))
     return f"'{text}" if normalize("NFKC", value.lstrip()).startswith(SIGNS) else text
+
+
+def last_name(target: object) -> str:
+    """Return a class's name without its module."""
+    return str(target).rpartition(".")[2]
 
 
 def render(template: str, **values: Any) -> str:
@@ -46,6 +53,5 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"markdown": markdown, "printable": printable}
-    templates.globals["table"] = markdown_table
+    templates.filters |= {"markdown": markdown, "printable": printable, "last_name": last_name}
     return templates.get_template(template).render(values)
