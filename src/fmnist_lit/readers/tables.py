@@ -19,7 +19,7 @@ from fmnist_lit.run_files import read_history, read_metrics, why_unfinished
 SEED = "seed"
 INCIDENTAL_GROUPS = ("logger", "trainer", "debug")
 SPLITS = ("train", "val", "test")
-OWN = ("test_accuracy", "test_loss", "test_std", "test_95_low", "test_95_high")
+OWN = ("test_accuracy", "test_loss", "test_flipped_", "test_std", "test_95_low", "test_95_high")
 HANDFUL = 5  # columns of a readable table that say what differs; CSV and JSON have all
 
 
@@ -37,7 +37,7 @@ class Runs(NamedTuple):
     Args:
         keys: as text, the option chosen of each config group, then the value of every dotted key; "-": none.
         groups: the columns of ``keys`` that are config groups.
-        numbers: metrics of each split ("test_accuracy"), seconds, parameters and seed of finished runs.
+        numbers: of finished runs: those of metrics.json ("seconds", "test_accuracy").
     """
 
     keys: DataFrame
@@ -85,15 +85,8 @@ def read_run(path: Path, last: bool = False) -> Run:
     targets = {key.removesuffix("._target_"): values[key] for key in values if key.endswith("._target_")}
     chosen = metrics.get("choices", {group: name for group, name in targets.items() if "." not in group})
     options = {group: name for group, name in chosen.items() if group not in INCIDENTAL_GROUPS}
-    return Run(options, values, numbers_of(metrics) | (last_epoch(path) if last else {}))
-
-
-def numbers_of(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers of a run in a flat mapping."""
-    splits = {split: metrics.get(split) or {} for split in SPLITS}
-    flat = {f"{split}_{name}": value for split, of in splits.items() for name, value in of.items()}
-    known = ("seconds", "parameters", "epochs", "images_per_second", "training_tflop", SEED)
-    return flat | {key: metrics[key] for key in known if key in metrics}
+    numbers = {k.replace(".", "_", 1): v for k, v in leaves(metrics) if isinstance(v, int | float)}
+    return Run(options, values, numbers | (last_epoch(path) if last else {}))
 
 
 def last_epoch(run: Path) -> dict[str, float]:
@@ -202,7 +195,7 @@ def collect(folder: Path, group_by: Sequence[str] = (), columns: Sequence[str] =
     for name in columns:
         if name not in runs.numbers:
             raise UsageError(f"--columns {name}: no run has such a number. {choices(name, runs.numbers)}")
-    own = [name for name in runs.numbers if name.startswith("test_") and name not in OWN]
+    own = [name for name in runs.numbers if name.startswith("test_") and not name.startswith(OWN)]
     measured = list(dict.fromkeys(columns)) or own
     groups = [of.index for _, of in runs.keys.groupby(keys, sort=False)] if keys else [runs.keys.index]
     alike = [Runs(runs.keys.loc[index], runs.groups, runs.numbers.loc[index]) for index in groups]
