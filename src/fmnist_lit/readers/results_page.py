@@ -66,7 +66,7 @@ def results_page(
         rows=rows,
         claims={
             report: claims_table([claim for claim in claims if claim.report == report], tables)
-            for report in published
+            for report in published.keys() & {claim.report for claim in claims}
         },
         short=SHORT,
         ingredients=ingredients(table),
