@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from fmnist_lit.readers.records import overridden
 from fmnist_lit.readers.spread import Spread, spread
-from fmnist_lit.readers.text import markdown, markdown_table
+from fmnist_lit.readers.text import render
 
 Keys = dict[str, str]
 Verdict = Literal["agrees", "contradicts", "cannot be told", "not run", "not tested"]
@@ -124,23 +124,9 @@ def verdict(claim: Claim, effect: Spread) -> Verdict:
 
 
 def claims_table(claims: Sequence[Claim], tables: Mapping[str | None, DataFrame]) -> str:
-    """Return a row for each claim; nothing where there is none."""
-    return markdown_table([claim_row(claim, answer(claim, tables)) for claim in claims])
-
-
-def claim_row(claim: Claim, found: Answer) -> dict[str, str]:
-    """Return a claim and its answer as text."""
-    effect = found.effect
-    form = "+.4f" if "loss" in claim.figure else "+.2f"
-    return {
-        "claim": markdown(claim.claim, most=300),
-        "study": f"`{claim.study}`" if claim.study else "experiments",
-        "compared": markdown(comparison(claim), most=300),
-        "n": str(found.n),
-        "effect": f"{effect.mean:{form}}" if effect else "-",
-        "95% interval": effect.interval_text(form) if effect else "-",
-        "verdict": f"not tested: {claim.reason}" if claim.reason else found.verdict,
-    }
+    """Return a row for each claim."""
+    answers = [(claim, answer(claim, tables)) for claim in claims]
+    return render("claims_table.md", answers=answers, comparison=comparison)
 
 
 def comparison(claim: Claim) -> str:

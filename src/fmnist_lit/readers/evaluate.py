@@ -66,14 +66,12 @@ class Evaluation:
     @property
     def predicted(self) -> np.ndarray:
         """The most probable class of each image, (n,)."""
-        answers: np.ndarray = self.probabilities.argmax(1)
-        return answers
+        return np.asarray(self.probabilities.argmax(1))
 
     @property
     def confidence(self) -> np.ndarray:
         """The probability of the predicted class, (n,)."""
-        highest: np.ndarray = self.probabilities.max(1)
-        return highest
+        return np.asarray(self.probabilities.max(1))
 
 
 def evaluate(run: RunDirectory, split: str, checkpoint: str) -> Evaluation:

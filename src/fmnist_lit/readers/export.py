@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,11 @@ def require_onnx() -> Any:
         UserError: the packages for ONNX are not installed.
     """
     try:
-        import onnx  # noqa: F401 (PyTorch's exporter needs both)
-        import onnxruntime
-        import onnxscript  # noqa: F401
+        for name in ("onnx", "onnxscript"):  # PyTorch's exporter needs both
+            import_module(name)
+        return import_module("onnxruntime")
     except ImportError as error:
         raise UserError(f"{error.name} is not installed: pip install 'fmnist-lit[export]'.") from error
-    return onnxruntime
 
 
 def write_onnx(predictor: Predictor, path: Path) -> None:

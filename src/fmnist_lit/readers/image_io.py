@@ -69,7 +69,7 @@ def read_idx(path: Path, content: bytes) -> list[Picture]:
             if claimed > MOST_IMAGES:
                 raise UserError(f"{path} claims {claimed:,} images; {MOST_IMAGES:,} at most are read.")
             unpacked.seek(0)
-            images = parse_idx(unpacked, 3)
+            images = parse_idx(unpacked, 3)  # type: ignore[arg-type]
     except ValueError as error:
         raise UserError(f"{path} is no IDX file of {SIDE}x{SIDE} images: it {error}") from error
     except (OSError, EOFError, zlib.error) as error:

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from fmnist_lit.readers.spread import spread
-from fmnist_lit.readers.text import markdown_table
+from fmnist_lit.readers.text import render
 
 EXPERIMENT = "batch_size/bs100"
 # The sum of an epoch's 600 minibatch losses, divided by 938: the minibatches of 64 that 60,000 images make.
@@ -23,14 +23,8 @@ def losses(records: Sequence[Mapping[str, Any]]) -> DataFrame:
 
 def loss_table(printed: Sequence[float], ours: DataFrame) -> str:
     """Return each epoch's loss as printed, ours, and how far they lie apart."""
-    rows = []
-    for epoch, loss in enumerate(printed, 1):
-        row = {"epoch": str(epoch), "published": f"{loss:.4f}", "ours": "-", "difference": "-"}
-        if len(ours.columns):
-            values = spread(ours.iloc[epoch - 1].tolist())
-            row |= {"ours": values.mean_text(".4f"), "difference": f"{values.mean - loss:+.4f}"}
-        rows.append(row)
-    return markdown_table(rows)
+    spreads = [spread(losses.tolist()) for _, losses in ours.iterrows()] or [None] * len(printed)
+    return render("loss_table.md", epochs=list(zip(printed, spreads[: len(printed)], strict=True)))
 
 
 def loss_plot(printed: Sequence[float], ours: DataFrame) -> Figure:

@@ -134,7 +134,7 @@ def file_name(record: Mapping[str, Any]) -> str:
     return f"{record['experiment']}-seed{record['seed']}{changed}.json".replace("/", "-")
 
 
-def read_records(folder: Path, made: Mapping[Path, dict[str, Any]] | None = None) -> list[dict[str, Any]]:
+def read_records(folder: Path, made: dict[Path, Any] | None = None) -> list[dict[str, Any]]:
     """Read all records of a folder, by experiment and seed.
 
     Args:
@@ -144,8 +144,8 @@ def read_records(folder: Path, made: Mapping[Path, dict[str, Any]] | None = None
         UserError: a file is no record.
     """
     made = made or {}
-    paths = sorted({*folder.glob("*.json"), *made})
-    records = [as_record(path, made[path] if path in made else run_files.read_json(path)) for path in paths]
+    kept = {path: run_files.read_json(path) for path in folder.glob("*.json") if path not in made}
+    records = [as_record(path, content) for path, content in sorted((kept | made).items())]
     return sorted(records, key=lambda record: (record["experiment"], record["seed"]))
 
 

@@ -54,11 +54,11 @@ def results_page(
     published: Mapping[str, Published],
     records: Records,
     claims: Sequence[Claim],
-    studies: Mapping[str, DataFrame],
+    studies: dict[str, DataFrame],
 ) -> str:
     """Return RESULTS.md."""
     table = as_rows(records)
-    tables: dict[str | None, DataFrame] = {**studies, None: table[table["changes"] == ""]}
+    tables = studies | {None: table[table["changes"] == ""]}
     rows = {report: rows_of(report, content["rows"], table) for report, content in published.items()}
     return render(
         "RESULTS.md",
@@ -66,7 +66,7 @@ def results_page(
         rows=rows,
         claims={
             report: claims_table([claim for claim in claims if claim.report == report], tables)
-            for report in published
+            for report in published.keys() & {claim.report for claim in claims}
         },
         short=SHORT,
         ingredients=ingredients(table),

@@ -13,13 +13,13 @@ from fmnist_lit.config import INCIDENTAL, leaves
 from fmnist_lit.errors import UsageError, UserError, choices, printable
 from fmnist_lit.readers.run_directory import RunDirectory
 from fmnist_lit.readers.spread import spread
-from fmnist_lit.readers.text import markdown, markdown_table, no_formula
+from fmnist_lit.readers.text import no_formula, render
 from fmnist_lit.run_files import read_history, read_metrics, why_unfinished
 
 SEED = "seed"
 INCIDENTAL_GROUPS = ("logger", "trainer", "debug")
 SPLITS = ("train", "val", "test")
-OWN = ("test_accuracy", "test_loss", "test_std", "test_95_low", "test_95_high")
+OWN = ("test_accuracy", "test_loss", "test_flipped_", "test_std", "test_95_low", "test_95_high")
 HANDFUL = 5  # columns of a readable table that say what differs; CSV and JSON have all
 
 
@@ -37,7 +37,7 @@ class Runs(NamedTuple):
     Args:
         keys: as text, the option chosen of each config group, then the value of every dotted key; "-": none.
         groups: the columns of ``keys`` that are config groups.
-        numbers: metrics of each split ("test_accuracy"), seconds, parameters and seed of finished runs.
+        numbers: of finished runs: those of metrics.json ("seconds", "test_accuracy").
     """
 
     keys: DataFrame
@@ -85,15 +85,8 @@ def read_run(path: Path, last: bool = False) -> Run:
     targets = {key.removesuffix("._target_"): values[key] for key in values if key.endswith("._target_")}
     chosen = metrics.get("choices", {group: name for group, name in targets.items() if "." not in group})
     options = {group: name for group, name in chosen.items() if group not in INCIDENTAL_GROUPS}
-    return Run(options, values, numbers_of(metrics) | (last_epoch(path) if last else {}))
-
-
-def numbers_of(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers of a run in a flat mapping."""
-    splits = {split: metrics.get(split) or {} for split in SPLITS}
-    flat = {f"{split}_{name}": value for split, of in splits.items() for name, value in of.items()}
-    known = ("seconds", "parameters", "epochs", "images_per_second", "training_tflop", SEED)
-    return flat | {key: metrics[key] for key in known if key in metrics}
+    numbers = {k.replace(".", "_", 1): v for k, v in leaves(metrics) if isinstance(v, int | float)}
+    return Run(options, values, numbers | (last_epoch(path) if last else {}))
 
 
 def last_epoch(run: Path) -> dict[str, float]:
@@ -202,7 +195,7 @@ def collect(folder: Path, group_by: Sequence[str] = (), columns: Sequence[str] =
     for name in columns:
         if name not in runs.numbers:
             raise UsageError(f"--columns {name}: no run has such a number. {choices(name, runs.numbers)}")
-    own = [name for name in runs.numbers if name.startswith("test_") and name not in OWN]
+    own = [name for name in runs.numbers if name.startswith("test_") and not name.startswith(OWN)]
     measured = list(dict.fromkeys(columns)) or own
     groups = [of.index for _, of in runs.keys.groupby(keys, sort=False)] if keys else [runs.keys.index]
     alike = [Runs(runs.keys.loc[index], runs.groups, runs.numbers.loc[index]) for index in groups]
@@ -263,51 +256,23 @@ def as_csv(results: Results) -> str:
 
 def as_markdown(results: Results) -> str:
     """Return tables to read: accuracies in percent, a handful of differences; what has no row apart."""
-    lines = []
-    if results.rows:
-        rows = [cells(row, results) for row in results.rows]
-        headings = list(rows[0])
-        lines = [markdown_table(rows, numbers=len(headings) - headings.index("n") - 1)]
-        lines += ["", "n: seeds. 95% interval of the mean over seeds: Student's t, cut to 0 to 100%."]
-    if results.searches:
-        lines += ["", "Trials of a search, kept apart; name its folder to tabulate them:", ""]
-        lines += [f"- {markdown(path)}: {count} trials" for path, count in results.searches.items()]
-    if results.without:
-        lines += ["", f"Without a result ({len(results.without)}):", ""]
-        lines += [f"- {markdown(path)}: {markdown(reason, most=300)}" for path, reason in results.without]
-    return "\n".join(lines) + "\n"
+    few_keys = len(results.keys) <= HANDFUL + 1
+    shown, folded = (results.keys, []) if few_keys else (results.keys[:HANDFUL], results.keys[HANDFUL:])
+    return render(
+        "results.md",
+        results=results,
+        shown=shown,
+        folded=folded,
+        also=lambda row: few([f"{key}={row[key]}" for key in folded if row[key] != "-"]),
+        few=few,
+        titled=titled,
+        splits=SPLITS,
+    )
 
 
-def cells(row: Mapping[str, Any], results: Results) -> dict[str, str]:
-    """Return a row as text by heading: what tells it from others, then its numbers, accuracies in percent."""
-
-    def text(name: str, form: str) -> str:
-        return "-" if row.get(name) is None else format(row[name], form)
-
-    shown = results.keys if len(results.keys) <= HANDFUL + 1 else results.keys[:HANDFUL]
-    folded = [key for key in results.keys if key not in shown]
-    also = few([f"{key}={row[key]}" for key in folded if row[key] != "-"])
-    notes = [f"mixes {few(row['mixes'])}: no spread over seeds"] if row["mixes"] else []
-    notes += ["one seed: no spread"] if row["seeds"] == 1 and not row["mixes"] else []
-    std, low = row["test_std"], row["test_95_low"]
-    return {
-        **{markdown(key): markdown(row[key]) for key in shown},
-        **({"also": markdown(also)} if folded else {}),
-        "n": f"{row['seeds']}" + (f" ({row['runs']} runs)" if row["runs"] != row["seeds"] else ""),
-        "test accuracy": f"{row['test_accuracy']:.2%}" + (f" ± {100 * std:.2f}" if std is not None else ""),
-        "95% interval": "-" if low is None else f"{low:.2%} to {row['test_95_high']:.2%}",
-        "val accuracy": text("val_accuracy", ".2%"),
-        # The split, or the last epoch's, apart from the metric.
-        **{
-            markdown(name.replace("_", " ", 2 if name.startswith("last_") else 1)): text(
-                name, ".4f" if name.startswith(SPLITS) else ".4g"
-            )
-            for name in results.measured
-        },
-        "seconds": text("seconds", ".0f"),
-        "parameters": text("parameters", ",d"),
-        "notes": markdown("; ".join(notes), most=300) or "-",
-    }
+def titled(name: str) -> str:
+    """Return a number's name as a heading: the split, or the last epoch's, apart from the metric."""
+    return name.replace("_", " ", 2 if name.startswith("last_") else 1)
 
 
 def few(items: Sequence[str]) -> str:

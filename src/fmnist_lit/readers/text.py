@@ -1,7 +1,6 @@
 """Texts from foreign words: Markdown, HTML and CSV in which nothing is markup, and the templates of pages."""
 
 import re
-from collections.abc import Mapping, Sequence
 from typing import Any
 from unicodedata import normalize
 
@@ -17,17 +16,9 @@ def markdown(text: object, most: int = 200) -> str:
     return re.sub(r"([\\`*|]|(?<=\])[(\[:])", r"\\\1", printable(text, most)).replace("<", "&lt;")
 
 
-def markdown_table(rows: Sequence[Mapping[str, str]], numbers: int = 0) -> str:
-    """Return a Markdown table of rows of the same headings, all Markdown; nothing where there is no row.
-
-    Args:
-        numbers: of the columns before the last; they are aligned to the right.
-    """
-    if not rows:
-        return ""
-    rule = ["---"] * (len(rows[0]) - numbers - 1) + ["---:"] * numbers + ["---"]
-    lines = [list(rows[0]), rule, *(row.values() for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def number(value: float | None, form: str) -> str:
+    """Return a number as text, "-" for none."""
+    return "-" if value is None else format(value, form)
 
 
 def no_formula(value: Any) -> Any:
@@ -53,5 +44,6 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"markdown": markdown, "printable": printable, "last_name": last_name}
+    further = (markdown, number, printable, last_name)
+    templates.filters |= {function.__name__: function for function in further}
     return templates.get_template(template).render(values)
