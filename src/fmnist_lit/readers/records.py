@@ -190,7 +190,8 @@ def as_rows(records: Sequence[Mapping[str, Any]]) -> DataFrame:
     """Return records as a table: a row a run, its overrides as text ("-": none) and its figures.
 
     Accuracies are in percent. "changes" are all overrides in one, "val@3" is of epoch 3, "last_val" of the
-    last one, "gap" is train less test accuracy; what a run does not have is NaN.
+    last one, "gap" is train less test accuracy, "class_0" the share of the first class's test images that are
+    right; what a run does not have is NaN.
     """
     rows = [row_of(record) for record in records]
     names = dict.fromkeys([*ALWAYS, *(name for row in rows for name in row)])
@@ -209,8 +210,11 @@ def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
         if record.get(split):
             row[split] = 100 * record[split]["accuracy"]
             row[f"{split}_loss"] = record[split].get("loss", math.nan)
+    for number, counts in enumerate(record.get("confusion", [])):
+        row[f"class_{number}"] = 100 * counts[number] / sum(counts)
     for name, values in record.get("history", {}).items():
         short, scale = name.removesuffix("_accuracy"), 100 if name.endswith("_accuracy") else 1
+        short = "train_loss_sum" if short == "loss_sum" else short  # its name in early records
         scaled = [math.nan if value is None else scale * value for value in values]
         row |= {f"{short}@{epoch}": value for epoch, value in enumerate(scaled, 1)}
         row[f"last_{short}"] = scaled[-1]

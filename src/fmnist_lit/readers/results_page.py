@@ -1,5 +1,6 @@
 """RESULTS.md: the reports' published metrics beside those of our records. Never edited by hand."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -48,6 +49,7 @@ class Row(NamedTuple):
     kind: str  # the column of runs that stands beside it
     apart: float | None
     notes: str
+    printed: list[str]  # published / ours, of each column that is printed
 
 
 def results_page(
@@ -59,7 +61,7 @@ def results_page(
     """Return RESULTS.md."""
     table = as_rows(records)
     tables = studies | {None: table[table["changes"] == ""]}
-    rows = {report: rows_of(report, content["rows"], table) for report, content in published.items()}
+    rows = {report: rows_of(report, content, table) for report, content in published.items()}
     return render(
         "RESULTS.md",
         published=published,
@@ -82,10 +84,10 @@ def results_page(
     )
 
 
-def rows_of(report: str, rows: Sequence[Mapping[str, Any]], table: DataFrame) -> list[Row]:
+def rows_of(report: str, content: Published, table: DataFrame) -> list[Row]:
     """Return the rows of a report: of whole runs if there are any; changed runs stand in the notes."""
-    found = []
-    for row in rows:
+    found, columns = [], content.get("columns", {}).values()
+    for row in content["rows"]:
         experiment, figure, published = f"{report}/{row['row']}", row.get("figure"), row.get("published")
         runs, others = runs_of(experiment, table)
         kind = figure or ("test" if runs["val"].isna().all() else "val")
@@ -93,8 +95,18 @@ def rows_of(report: str, rows: Sequence[Mapping[str, Any]], table: DataFrame) ->
         why = row.get("why") if abs(apart or 0) > NEAR else None
         notes = filter(None, [row.get("notes"), *changed(others, figure), why])
         name = NAMES[figure] if figure else "-" if runs.empty else f"{kind} (no figure)"
-        found.append(Row(experiment, name, published, runs, kind, apart, "; ".join(notes) or "-"))
+        both = zip(row["printed"], columns, strict=True) if "printed" in row else ()
+        printed = [beside(value, runs, column) for value, column in both]
+        found.append(Row(experiment, name, published, runs, kind, apart, "; ".join(notes) or "-", printed))
     return found
+
+
+def beside(published: float | None, runs: DataFrame, column: str) -> str:
+    """Return a published figure and the mean of ours."""
+    ours = runs[column].dropna() if column in runs else Series(dtype=float)
+    form = ".4f" if column.endswith("_loss") else ".2f"
+    both = (math.nan if published is None else published, ours.mean())
+    return " / ".join("-" if math.isnan(value) else f"{value:{form}}" for value in both)
 
 
 def nearness(row: Row) -> str:
