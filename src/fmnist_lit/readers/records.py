@@ -190,7 +190,7 @@ def as_rows(records: Sequence[Mapping[str, Any]]) -> DataFrame:
     """Return records as a table: a row a run, its overrides as text ("-": none) and its figures.
 
     Accuracies are in percent. "changes" are all overrides in one, "val@3" is of epoch 3, "last_val" of the
-    last one, "gap" is train less test accuracy, "class_0" the share of the first class's test images that are
+    last one, "chosen_val" of the tested one, "gap" is train less test accuracy, "class_0" the share of the first class's test images that are
     right; what a run does not have is NaN.
     """
     rows = [row_of(record) for record in records]
@@ -218,6 +218,7 @@ def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
         scaled = [math.nan if value is None else scale * value for value in values]
         row |= {f"{short}@{epoch}": value for epoch, value in enumerate(scaled, 1)}
         row[f"last_{short}"] = scaled[-1]
+        row[f"chosen_{short}"] = scaled[record["chosen_epoch"] - 1] if "chosen_epoch" in record else math.nan
     return row | ({"gap": row["train"] - row["test"]} if "train" in row else {})
 
 

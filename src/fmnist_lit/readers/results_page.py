@@ -17,7 +17,7 @@ from fmnist_lit.readers.grid_table import grid_table
 from fmnist_lit.readers.loss_curve import loss_table, losses
 from fmnist_lit.readers.records import as_rows
 from fmnist_lit.readers.spread import spread
-from fmnist_lit.readers.text import markdown, render
+from fmnist_lit.readers.text import filled, markdown, render
 
 NAMES = {"test": "test", "val": "val", "last_val": "val, last epoch"}
 NEAR = 0.4  # points: what counts as reproduced
@@ -65,6 +65,7 @@ def results_page(
     return render(
         "RESULTS.md",
         published=published,
+        about={report: with_figures(content["about"], table) for report, content in published.items()},
         rows=rows,
         claims={
             report: claims_table([claim for claim in claims if claim.report == report], tables)
@@ -92,13 +93,25 @@ def rows_of(report: str, content: Published, table: DataFrame) -> list[Row]:
         runs, others = runs_of(experiment, table)
         kind = figure or ("test" if runs["val"].isna().all() else "val")
         apart = None if published is None or runs.empty else runs[kind].mean() - published
-        why = row.get("why") if abs(apart or 0) > NEAR else None
-        notes = filter(None, [row.get("notes"), *changed(others, figure), why])
+        why = row.get("why", "") if abs(apart or 0) > NEAR else ""
+        prose = [with_figures(text, table) for text in (row.get("notes", ""), why)]
+        notes = filter(None, [prose[0], *changed(others, figure), prose[1]])
         name = NAMES[figure] if figure else "-" if runs.empty else f"{kind} (no figure)"
         both = zip(row["printed"], columns, strict=True) if "printed" in row else ()
         printed = [beside(value, runs, column) for value, column in both]
         found.append(Row(experiment, name, published, runs, kind, apart, "; ".join(notes) or "-", printed))
     return found
+
+
+def with_figures(text: str, table: DataFrame) -> str:
+    """Fill in the figures that a text takes from runs: ``{{ ours("five_models/cnn_c", "test", "max") }}``."""
+
+    def ours(experiment: str, column: str, which: str = "mean") -> str:
+        runs = runs_of(experiment, table)[0]
+        found = runs[column].agg(which) if column in runs and len(runs) else math.nan
+        return "-" if math.isnan(found) else f"{found:.0f}" if found == int(found) else f"{found:.2f}"
+
+    return filled(text, ours=ours)
 
 
 def beside(published: float | None, runs: DataFrame, column: str) -> str:

@@ -34,6 +34,11 @@ def last_name(target: object) -> str:
     return str(target).rpartition(".")[2]
 
 
+def filled(text: str, **values: Any) -> str:
+    """Fill a template that is a text of the project itself."""
+    return Environment(undefined=StrictUndefined).from_string(text).render(values)
+
+
 def render(template: str, **values: Any) -> str:
     """Fill a template of ``templates/``; in HTML every value is escaped."""
     templates = Environment(
