@@ -23,6 +23,7 @@ from fmnist_lit.build import (
 )
 from fmnist_lit.config import Config, has_validation
 from fmnist_lit.constraints import Positive
+from fmnist_lit.data.split import require_fold
 from fmnist_lit.errors import UsageError
 from fmnist_lit.finetune import freeze
 from fmnist_lit.models.initialization import initialize
@@ -142,10 +143,8 @@ def check_validation(config: Mapping[str, Any]) -> None:
 def check_folds(config: Mapping[str, Any]) -> None:
     """A fold is one of those that there are."""
     folds, fold = config["data"].get("folds"), config["data"].get("fold", 0)
-    if folds is None and fold:
-        raise UsageError(f"data.fold={fold}: there are no folds. Set data.folds, or leave it out.")
-    if isinstance(folds, int) and isinstance(fold, int) and fold >= folds:
-        raise UsageError(f"data.fold={fold}: of data.folds={folds} there are 0 to {folds - 1}.")
+    if isinstance(folds, int | None) and isinstance(fold, int):
+        require_fold(folds, fold)
 
 
 def check_overfit(config: Mapping[str, Any]) -> None:

@@ -22,14 +22,6 @@ def patchify(images: Tensor, size: int) -> Tensor:
     return patches.reshape(-1, (SIDE // size) ** 2, size * size)  # -1: a trace keeps no batch size
 
 
-def unpatchify(patches: Tensor) -> Tensor:
-    """Put the patches of ``patchify`` together again: (n, patches, size * size) to (n, 1, 28, 28)."""
-    size = int(patches.shape[2] ** 0.5)
-    across = SIDE // size
-    grid = patches.reshape(-1, across, across, size, size)
-    return grid.transpose(2, 3).reshape(-1, 1, SIDE, SIDE)
-
-
 class NoPatching(nn.Module):
     """No patches: (n, 784), row by row."""
 
