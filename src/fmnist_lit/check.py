@@ -77,12 +77,11 @@ def try_out(config: Mapping[str, Any], trusted: Sequence[str] | None) -> None:
     Raises:
         UsageError: one of them refuses its arguments.
     """
-    for group in ("augment", "metrics"):
-        for name, node in config[group].items():
-            if node is not None:
-                built = build(node, f"{group}.{name}", trusted=trusted, classes=10, num_classes=10)
-                if group == "metrics":
-                    try_metric(built, f"metrics.{name}")
+    for key, node in nodes(config):
+        if key.startswith(("augment.", "metrics.")):
+            built = build(node, key, trusted=trusted, classes=10, num_classes=10)
+            if key.startswith("metrics."):
+                try_metric(built, key)
     with torch.device("meta"):
         freeze(build(config["model"], "model", trusted=trusted, classes=10), config["freeze"])
     optimizer = build(config["optim"], "optim", [torch.nn.Parameter(torch.zeros(1))], trusted=trusted)

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
-from fmnist_lit.constraints import Place
+from fmnist_lit.constraints import Text
 from fmnist_lit.data import idx
 from fmnist_lit.data.dataset import Images
 from fmnist_lit.data.idx import UNREADABLE, candidates, opened, reason
@@ -53,7 +53,7 @@ class Unavailable(Exception):
     """A source cannot give a file; the message says why."""
 
 
-def fashion_mnist(folder: Place, source: Place | None = None, fetch: bool = True) -> Images:
+def fashion_mnist(folder: Text, source: Text | None = None, fetch: bool = True) -> Images:
     """Read Fashion-MNIST from ``folder``; what is missing there is fetched. No file is ever overwritten.
 
     Args:
@@ -302,7 +302,7 @@ def main() -> int:
     arguments = parser.parse_args()
 
     def work() -> None:
-        images = fashion_mnist(arguments.folder, arguments.source)
+        images = in_memory(obtain(arguments.folder, arguments.source))
         found = f"{len(images.train)} training, {len(images.test)} test images"
         print(f"Fashion-MNIST is whole in {arguments.folder}: {found}.")
 
