@@ -39,13 +39,6 @@ def epoch_order(count: int, seed: int, epoch: int) -> torch.Tensor:
     return torch.randperm(count, generator=generator)
 
 
-def share_of(images: int, rank: int, world_size: int) -> slice:
-    """Return a process's part of a batch: sizes differ by one at most, the first ranks have more."""
-    least, more = divmod(images, world_size)
-    start = rank * least + min(rank, more)
-    return slice(start, start + least + (rank < more))
-
-
 class Shard(NamedTuple):
     """A process's share of a batch that several train on."""
 
@@ -122,19 +115,18 @@ class BatchLoader:
             for augmentation in self.augmentations:
                 images, labels = augmentation(images, labels, generator)
         if self.world_size > 1 and self.shuffle_seed is not None:
-            share = share_of(size, self.rank, self.world_size)
-            pixels = normalize(images[share], self.normalization, self.statistics)
-            return Shard(pixels, labels[share], size)
+            # Sizes differ by one at most, the first ranks have more.
+            images, labels = (whole.tensor_split(self.world_size)[self.rank] for whole in (images, labels))
+            return Shard(normalize(images, self.normalization, self.statistics), labels, size)
         return normalize(images, self.normalization, self.statistics), labels
 
 
-@dataclass(eq=False)
 class Group:
     """Several batches, each made when it is asked for: just before its step, while it fits the cache."""
 
-    loader: BatchLoader
-    numbers: range
-    order: torch.Tensor | None
+    # No data class: Lightning would take it for a collection of tensors.
+    def __init__(self, loader: BatchLoader, numbers: range, order: torch.Tensor | None) -> None:
+        self.loader, self.numbers, self.order = loader, numbers, order
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -168,12 +160,11 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[Batch | Shard | Group]:
         self.handed_out, self.skip = self.skip, 0
-        order = self.batches.order()
+        order, numbers = self.batches.order(), range(self.steps)
         while self.handed_out < len(self):
             first = self.handed_out * self.steps_per_execution
-            numbers = range(first, min(first + self.steps_per_execution, self.steps))
             self.handed_out += 1
-            group = Group(self.batches, numbers, order)
+            group = Group(self.batches, numbers[first : first + self.steps_per_execution], order)
             yield group if self.steps_per_execution > 1 else next(iter(group))
 
     def state_dict(self) -> dict[str, int]:
