@@ -52,11 +52,11 @@ def check(config: Mapping[str, Any], trusted: Sequence[str] | None = None) -> No
     for key, node in nodes(config):
         if not is_node(node):
             raise UsageError(f"{key}.{TARGET}: this key is missing; it names what is built.")
-    for combination in (check_patch, check_folds, check_validation, check_overfit, check_devices):
-        combination(config)
     checked(arguments_model(initialize, ("model",)), config["init"], "init.")
     checked(trainer_arguments(), config["trainer"], "trainer.")
     checked(Debug, config["debug"], "debug.")
+    for combination in (check_patch, check_folds, check_validation, check_overfit, check_devices):
+        combination(config)
     for key, node in nodes(config):
         if key != "schedule":  # the run has to add to it
             check_node(node, key, trusted)
@@ -155,10 +155,7 @@ def check_overfit(config: Mapping[str, Any]) -> None:
 def check_devices(config: Mapping[str, Any]) -> None:
     """Several devices need a strategy, and each an image of every full batch."""
     trainer, size = config["trainer"], config["data"].get("batch_size", 1)
-    devices, nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
-    if not isinstance(devices, int) or not isinstance(nodes, int):
-        return
-    world = devices * nodes
+    world = trainer.get("devices", 1) * trainer.get("num_nodes", 1)
     if world > 1 and not str(trainer.get("strategy")).startswith("ddp"):
         raise UsageError(f"{world} processes (trainer.devices times trainer.num_nodes) need trainer=ddp.")
     if isinstance(size, int) and world > size:

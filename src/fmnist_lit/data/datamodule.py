@@ -143,13 +143,10 @@ class DataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> dict[str, BatchLoader]:
         """Return what is evaluated after every epoch, by name."""
-        watched = ["val", "test"] if self.log_test_every_epoch else ["val"]
-        changed = {"val": self.augmentations} if self.augment_validation else {}
-        return {
-            name: self.evaluation_loader(name, changed.get(name, ()))
-            for name in watched
-            if name in self.splits
-        }
+        watched = {"val": self.augmentations if self.augment_validation else ()}
+        if self.log_test_every_epoch:
+            watched["test"] = ()
+        return {name: self.evaluation_loader(name, watched[name]) for name in watched if name in self.splits}
 
     def test_dataloader(self) -> dict[str, BatchLoader]:
         """Return what is evaluated at the end, by name: all splits, as they are."""
