@@ -57,6 +57,12 @@ class Answer(NamedTuple):
     stderr: str
 
 
+def unpatchify(patches: torch.Tensor) -> torch.Tensor:
+    """Put patches together again: (n, patches, size * size) to (n, 1, 28, 28)."""
+    size = int(patches.shape[2] ** 0.5)
+    return torch.nn.functional.fold(patches.transpose(1, 2), 28, size, stride=size)
+
+
 def call(script: ModuleType, *arguments: object) -> Answer:
     """Run a script's main in this process."""
     out, err = io.StringIO(), io.StringIO()
