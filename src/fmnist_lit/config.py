@@ -17,6 +17,7 @@ from fmnist_lit.build import RULES, checked
 from fmnist_lit.constraints import Count, FolderName, OpenShare, Seed, Share, Text
 from fmnist_lit.errors import UserError
 
+CONF = Path(__file__).parents[2] / "conf"
 LARGEST = 100_000  # bytes of a run's config.yaml; it has three thousand
 SAID = 5  # of the keys in which two configs differ
 DEEPEST = 20  # mappings and lists inside one another; it has four
