@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
 from pkgutil import iter_modules
-from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
+from types import ModuleType
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from pydantic import (
     BaseModel,
@@ -114,32 +114,35 @@ def locate(target: str, key: str = TARGET) -> Any:
     """
     found: Any = None
     path = ""
-    for part in str(target).split("."):
+    for part in target.split("."):
         inside, longer = found, f"{path}.{part}".lstrip(".")
         found = getattr(inside, part, None)
-        if found is None and (inside is None or hasattr(inside, "__path__")) and exists(longer):
-            found = import_module(longer)
+        if found is None:
+            found = module_named(longer)
         if found is None:
             raise UsageError(f"{key}={target}: {path or 'Python'} has no {part}. {near(part, inside)}")
         path = longer
     return found
 
 
-def exists(module: str) -> bool:
-    """Whether there is a module of that name."""
+def module_named(name: str) -> ModuleType | None:
+    """Import a module; return None if there is none of that name."""
     try:
-        return find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False
+        return import_module(name)
+    except ValueError:  # it is no name
+        return None
+    except ModuleNotFoundError as error:
+        if f"{name}.".startswith(f"{error.name}."):
+            return None
+        raise  # it is there, and what it imports is not
 
 
 def near(part: str, inside: Any) -> str:
     """Say what a module has instead of a part."""
     if inside is None:
         return "Is it installed, or its folder in PYTHONPATH?"
-    names = [*vars(inside), *(module.name for module in iter_modules(getattr(inside, "__path__", ())))]
-    names = [name for name in names if not name.startswith("_")]
-    return choices(part, names)
+    names = [*dir(inside), *(module.name for module in iter_modules(getattr(inside, "__path__", ())))]
+    return choices(part, [name for name in names if not name.startswith("_")])
 
 
 def is_inside(target: str, packages: Sequence[str]) -> bool:
@@ -164,17 +167,25 @@ def target_of(node: Mapping[str, Any], key: str, trusted: Sequence[str] | None) 
             f"--trust {target.partition('.')[0]} for a script"
         )
     role, found = role_of(key), locate(target, where)
-    base = locate(role.base)
-    fits = inspect.isclass(found) and issubclass(found, base)
-    if not fits and role.returns and inspect.isroutine(found):
-        try:  # any other one may do anything: a run that is resumed may come from elsewhere
-            fits = get_type_hints(found).get("return") == locate(role.returns)
-        except (NameError, TypeError):  # annotations that name what is not imported
-            fits = False
-    if not fits:
+    if not (inspect.isclass(found) and issubclass(found, locate(role.base))) and not returns(found, role):
         function = f" or a function annotated to return {role.returns}" if role.returns else ""
         raise UsageError(f"{where}={target}: {key} must be a {role.base}{function}, and this is none.")
     return found
+
+
+def returns(found: Any, role: Role) -> bool:
+    """Whether it is a function that says it returns what a role wants; any other one may do anything."""
+    if not role.returns or not inspect.isroutine(found):
+        return False
+    return bool(hints_of(found).get("return") == locate(role.returns))
+
+
+def hints_of(function: Any) -> dict[str, Any]:
+    """Return the types of a function's arguments; none if they name what is not imported."""
+    try:
+        return get_type_hints(function, include_extras=True)
+    except (NameError, TypeError):
+        return {}
 
 
 @cache
@@ -183,22 +194,17 @@ def arguments_model(target: Any, given: tuple[str, ...]) -> type[BaseModel]:
 
     Fields are numbered, their aliases are the names: a model has methods that arguments may be called like.
     """
-    try:
-        hints = get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
-    except (NameError, TypeError):  # annotations that name what is not imported
-        hints = {}
+    hints = hints_of(target.__init__ if inspect.isclass(target) else target)
     if str(target.__module__).startswith(("torch.", "lightning.")):
         hints |= LIMITS
     fields: dict[str, Any] = {}
-    extra: Literal["allow", "forbid"] = "forbid"
+    rules = RULES
     for name, parameter in inspect.signature(target).parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
-            extra = "allow"
-        if name in given or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-            continue
-        default = ... if parameter.default is parameter.empty else parameter.default
-        fields[f"field_{len(fields)}"] = (checkable(hints.get(name, Any)), Field(default, alias=name))
-    rules = RULES | ConfigDict(extra=extra)
+            rules = RULES | ConfigDict(extra="allow")
+        elif name not in given and parameter.kind is not parameter.VAR_POSITIONAL:
+            default = ... if parameter.default is parameter.empty else parameter.default
+            fields[f"field_{len(fields)}"] = (checkable(hints.get(name, Any)), Field(default, alias=name))
     model: type[BaseModel] = create_model(target.__name__, __config__=rules, **fields)
     return model
 
@@ -243,15 +249,14 @@ def check_node(
         UsageError: the first fault, and what would be right.
     """
     target, role = target_of(node, key, trusted), role_of(key)
-    nodes = {name: value for name, value in node.items() if is_node(value)}
     known = inspect.signature(target).parameters
+    nodes = {name: value for name, value in node.items() if is_node(value) and name in known}
     for name, value in nodes.items():
-        if name not in known:
-            raise UsageError(f"{key}.{name}: no such key. {choices(name, known)}")
         check_node(value, f"{key}.{name}", trusted)
-    values = {name: value for name, value in node.items() if name not in nodes and name != TARGET}
-    given = (*role.given, *given, *(name for name in role.offered if name not in node), *sorted(nodes))
-    return nodes | checked(arguments_model(target, given), values, f"{key}.")
+    values = {name: value for name, value in node.items() if name not in (TARGET, *nodes)}
+    offered = (name for name in role.offered if name not in node)
+    model = arguments_model(target, (*role.given, *given, *offered, *sorted(nodes)))
+    return nodes | checked(model, values, f"{key}.")
 
 
 def checked(model: type[BaseModel], values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -264,9 +269,12 @@ def checked(model: type[BaseModel], values: Mapping[str, Any], prefix: str = "")
         found = model.model_validate_json(json.dumps(values))
     except ValidationError as error:
         raise UsageError(fault(error, model, values, prefix)) from error
-    names = {field: about.alias or field for field, about in model.model_fields.items()}
-    given = {names[field]: getattr(found, field) for field in found.model_fields_set if field in names}
-    return given | (found.model_extra or {})
+    return found.model_dump(by_alias=True, exclude_unset=True)
+
+
+def known_keys(model: type[BaseModel]) -> list[str]:
+    """Return the keys that a model has."""
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def fault(error: ValidationError, model: type[BaseModel], values: Mapping[str, Any], prefix: str) -> str:
@@ -275,7 +283,7 @@ def fault(error: ValidationError, model: type[BaseModel], values: Mapping[str, A
     name = str(faults[0]["loc"][0])
     key = f"{prefix}{name}"
     if faults[0]["type"] == "extra_forbidden":
-        return f"{key}: no such key. {choices(name, [f.alias or n for n, f in model.model_fields.items()])}"
+        return f"{key}: no such key. {choices(name, known_keys(model))}"
     if faults[0]["type"] == "missing" and len(faults[0]["loc"]) == 1:
         return f"{key}: this key is missing; {model.__name__ if prefix else 'a run'} needs it."
     # A value that may be of several types has a fault for each; one about a class helps nobody who types.

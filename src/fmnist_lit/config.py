@@ -11,7 +11,7 @@ import yaml
 from hydra.conf import HydraConf
 from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, create_model
+from pydantic import BaseModel, ValidationError, create_model
 
 from fmnist_lit.build import RULES, checked
 from fmnist_lit.constraints import Count, FolderName, OpenShare, Seed, Share, Text
@@ -67,6 +67,15 @@ class Config(BaseModel):
     metrics: Group
 
 
+class Origin(BaseModel):
+    """What a run was composed from; older runs do not say."""
+
+    model_config = RULES
+
+    choices: dict[str, str] = {}
+    command: str = "python train.py"
+
+
 def origin(hydra: DictConfig | HydraConf) -> tuple[dict[str, str], str]:
     """Return the option chosen of each group, and the command, from Hydra's own node of a config."""
     options = {str(group): option for group, option in hydra.runtime.choices.items() if "/" not in str(group)}
@@ -119,13 +128,11 @@ def read_origin(run: Path) -> tuple[dict[str, str], str]:
     Raises:
         UserError: they cannot be read.
     """
-    kept = read_all(run).get(ORIGIN, {"choices": {}, "command": "python train.py"})  # older runs have none
-    texts = isinstance(kept, dict) and isinstance(kept.get("choices"), dict)
-    if not texts or not all(
-        isinstance(text, str) for text in (kept.get("command"), *kept["choices"].values())
-    ):
-        raise UserError(f"{run / 'config.yaml'}: {ORIGIN} must hold choices and a command.")
-    return kept["choices"], kept["command"]
+    try:
+        kept = Origin.model_validate(read_all(run).get(ORIGIN, {}))
+    except ValidationError as error:
+        raise UserError(f"{run / 'config.yaml'}: {ORIGIN} must hold choices and a command.") from error
+    return kept.choices, kept.command
 
 
 def read_all(run: Path) -> dict[str, Any]:
@@ -138,23 +145,14 @@ def read_all(run: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{run} is no run directory: it has no config.yaml.")
     try:
-        return parse(path)
+        config = plain_yaml(path)
+        if "${" in json.dumps(config):
+            raise ValueError("it holds an interpolation, ${...}; a run may depend on nothing outside it.")
+        if not isinstance(config, dict):
+            raise ValueError("it is no mapping of keys to values.")
+        return config
     except (yaml.YAMLError, ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-
-
-def parse(path: Path) -> dict[str, Any]:
-    """Read a config of plain values.
-
-    Raises:
-        ValueError: it holds something else.
-    """
-    config = plain_yaml(path)
-    if "${" in json.dumps(config):
-        raise ValueError("it holds an interpolation, ${...}; a run may depend on nothing outside it.")
-    if not isinstance(config, dict):
-        raise ValueError("it is no mapping of keys to values.")
-    return config
 
 
 def plain_yaml(path: Path) -> Any:
@@ -183,10 +181,8 @@ def check_whole(values: Mapping[str, Any]) -> None:
     Raises:
         UsageError: one cannot be.
     """
-    fields: Any = {
-        key: (about.annotation, about) for key, about in Config.model_fields.items() if key in values
-    }
-    checked(create_model("Config", __config__=RULES, **fields), values)
+    fields: Any = {key: (field.annotation, field) for key, field in Config.model_fields.items()}
+    checked(create_model("Config", __config__=RULES, **{key: fields[key] for key in values}), values)
 
 
 def has_validation(config: Mapping[str, Any]) -> bool:
