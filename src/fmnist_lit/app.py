@@ -9,8 +9,8 @@ import secrets
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from fmnist_lit.build import TARGET, arguments_model, known_keys, locate, role_of, trainer_arguments
+from fmnist_lit.build import TARGET, arguments_of, known_keys
 from fmnist_lit.config import CONF, origin, resolved
 from fmnist_lit.errors import Occupied, UsageError, UserError, choices, os_message, printable_lines
 from fmnist_lit.files import write_json
@@ -54,38 +54,31 @@ class Command(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a single run that cannot work, before Hydra makes its folder."""
-        refuse(config, unless=begin_run)
+        with refused(config):
+            refuse_used(Path(config.hydra.run.dir), "config.yaml", "hydra.run.dir")
+            from fmnist_lit.check import check  # PyTorch is imported here, after all names are known
+
+            check(resolved(config))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Note where the jobs will be; refuse a sweep that cannot work before anything is written."""
-        refuse(config, unless=begin_jobs)
+        with refused(config):
+            gather_jobs(config)
+            Command.sweep, Command.name = Path(config.hydra.sweep.dir), config.name
+            if config.name is None:
+                refuse_used(Command.sweep, "**/config.yaml", "hydra.sweep.dir")
+            else:
+                begin_sweep(Command.sweep, config.name, config.hydra.overrides.task, resolved(config))
 
 
-def refuse(config: DictConfig, unless: Callable[[DictConfig], None]) -> None:
-    """End the program with a message if a check fails: Hydra swallows what a hook raises."""
+@contextmanager
+def refused(config: DictConfig) -> Iterator[None]:
+    """End the program with a message if a hook's work fails; Hydra would go on."""
     HydraConfig.instance().set_config(config)  # else the names in hydra.run.dir are not known yet
     try:
-        unless(config)
+        yield
     except Exception as error:
         sys.exit(say(error, status=2))
-
-
-def begin_run(config: DictConfig) -> None:
-    """Check all of a single run."""
-    refuse_used(Path(config.hydra.run.dir), "config.yaml", "hydra.run.dir")
-    from fmnist_lit.check import check  # PyTorch is imported here, after all names are known
-
-    check(resolved(config))
-
-
-def begin_jobs(config: DictConfig) -> None:
-    """Check what the jobs of a sweep have in common."""
-    gather_jobs(config)
-    Command.sweep, Command.name = Path(config.hydra.sweep.dir), config.name
-    if config.name is None:
-        refuse_used(Command.sweep, "**/config.yaml", "hydra.sweep.dir")
-    else:
-        begin_sweep(Command.sweep, config.name, config.hydra.overrides.task, resolved(config))
 
 
 def refuse_used(directory: Path, sign: str, key: str) -> None:
@@ -179,12 +172,8 @@ def unknown_key(name: str, key: str, node: DictConfig) -> str:
     """
     place = key.rpartition(".")[0]
     try:
-        is_trainer = place == "trainer"
-        model = (
-            trainer_arguments() if is_trainer else arguments_model(locate(node[TARGET]), role_of(place).given)
-        )
-        further = known_keys(model)
-    except (UserError, KeyError, ValueError, TypeError):  # it has no class, or one that does not say
+        further = known_keys(arguments_of(node, place))
+    except (UserError, ValueError, TypeError):  # it has no class, or one that does not say
         further = []
     if name in further:
         return f"{key}: the config has no such key yet. Add it: +{key}=..."

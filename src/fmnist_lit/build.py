@@ -11,20 +11,11 @@ from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
 from types import ModuleType
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PydanticUserError,
-    TypeAdapter,
-    ValidationError,
-    create_model,
-)
+from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, ValidationError, create_model
 
-from fmnist_lit.constraints import LIMITS
+from fmnist_lit.constraints import LIMITS, Node
 from fmnist_lit.errors import UsageError, UserError, choices
 
 TARGET = "_target_"
@@ -53,15 +44,13 @@ WORDS = {
     "tuple_type": "a list",
 }
 RULES = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
-# What the Trainer gets from a run, not from a config's node.
-TRAINER_GIVEN = ("callbacks", "logger", "plugins", "default_root_dir")
 
 
 class Role(NamedTuple):
     """What a node of a group must describe.
 
     Args:
-        base: a class; the target is one of its kind.
+        base: a class; the target is one of its kind. Of a group that names no target, it is the target.
         returns: or a function that is annotated to return this.
         given: arguments that a run gives, so that no config may.
         offered: arguments that a run gives where a config does not.
@@ -88,6 +77,9 @@ ROLES = {
     "optim": Role("torch.optim.Optimizer", given=("params",)),
     "patch": Role("torch.nn.Module"),
     "schedule": Role("torch.optim.lr_scheduler.LRScheduler", "fmnist_lit.schedules.Schedule", ("optimizer",)),
+    "trainer": Role(
+        "lightning.pytorch.Trainer", given=("callbacks", "logger", "plugins", "default_root_dir")
+    ),
 }
 
 
@@ -167,17 +159,14 @@ def target_of(node: Mapping[str, Any], key: str, trusted: Sequence[str] | None) 
             f"--trust {target.partition('.')[0]} for a script"
         )
     role, found = role_of(key), locate(target, where)
-    if not (inspect.isclass(found) and issubclass(found, locate(role.base))) and not returns(found, role):
+    if inspect.isclass(found):
+        fits = issubclass(found, locate(role.base))
+    else:  # a function that does not say what it returns may do anything
+        fits = bool(role.returns) and hints_of(found).get("return") == locate(str(role.returns))
+    if not fits:
         function = f" or a function annotated to return {role.returns}" if role.returns else ""
         raise UsageError(f"{where}={target}: {key} must be a {role.base}{function}, and this is none.")
     return found
-
-
-def returns(found: Any, role: Role) -> bool:
-    """Whether it is a function that says it returns what a role wants; any other one may do anything."""
-    if not role.returns or not inspect.isroutine(found):
-        return False
-    return bool(hints_of(found).get("return") == locate(role.returns))
 
 
 def hints_of(function: Any) -> dict[str, Any]:
@@ -211,25 +200,28 @@ def arguments_model(target: Any, given: tuple[str, ...]) -> type[BaseModel]:
 
 def checkable(hint: Any) -> Any:
     """Return a type that pydantic can check values of, Any where it knows none. A data class is a node's."""
+    if is_dataclass(hint):
+        return Node
     try:
-        TypeAdapter(hint, config=RULES)
+        create_model("Value", __config__=RULES, value=(hint, ...))
     except (PydanticUserError, TypeError):
-        return Annotated[Any, BeforeValidator(refuse_typed)] if is_dataclass(hint) else Any
+        return Any
     return hint
 
 
-def refuse_typed(value: Any) -> None:
-    """Refuse a value where a node belongs.
+def arguments_of(node: Mapping[str, Any], key: str) -> type[BaseModel]:
+    """Return the model of what a node's class takes, whatever the node holds of it.
 
     Raises:
-        ValueError: always.
+        UsageError: it has no class.
     """
-    raise ValueError(f"a node with a {TARGET}")
+    role = role_of(key)
+    return arguments_model(locate(str(node.get(TARGET, role.base))), role.given)
 
 
 def trainer_arguments() -> type[BaseModel]:
     """Return the model of the Trainer's flags, without what a run gives."""
-    return arguments_model(locate("lightning.pytorch.Trainer"), TRAINER_GIVEN)
+    return arguments_of({}, "trainer")
 
 
 def check_node(
@@ -266,10 +258,9 @@ def checked(model: type[BaseModel], values: Mapping[str, Any], prefix: str = "")
         UsageError: the first fault, and what would be right.
     """
     try:
-        found = model.model_validate_json(json.dumps(values))
+        return model.model_validate_json(json.dumps(values)).model_dump(by_alias=True, exclude_unset=True)
     except ValidationError as error:
         raise UsageError(fault(error, model, values, prefix)) from error
-    return found.model_dump(by_alias=True, exclude_unset=True)
 
 
 def known_keys(model: type[BaseModel]) -> list[str]:
@@ -341,12 +332,12 @@ def build(
     target = target_of(node, key, trusted)
     known = inspect.signature(target).parameters
     wanted = {name: fact for name, fact in facts.items() if name in known and name not in node}
-    checked_arguments = check_node(node, key, trusted, tuple(wanted))
-    for name, value in checked_arguments.items():
-        if is_node(value):
-            checked_arguments[name] = build(value, f"{key}.{name}", trusted=trusted)
+    named = {
+        name: build(value, f"{key}.{name}", trusted=trusted) if is_node(value) else value
+        for name, value in check_node(node, key, trusted, tuple(wanted)).items()
+    }
     try:
-        return target(*arguments, **checked_arguments, **wanted)
+        return target(*arguments, **named, **wanted)
     except (AssertionError, UserError):
         raise
     except Exception as error:  # whatever a class has to say of its arguments

@@ -96,21 +96,19 @@ def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 def resolved(cfg: DictConfig) -> dict[str, Any]:
     """Return the config as plain containers, all resolved, paths absolute, without Hydra's own node."""
     bare = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-    plain = OmegaConf.to_container(bare, resolve=True, throw_on_missing=True)
-    assert isinstance(plain, dict)
-    return with_absolute_paths({str(key): value for key, value in plain.items()})
+    plain: Any = OmegaConf.to_container(bare, resolve=True, throw_on_missing=True)
+    return with_absolute_paths(plain)
 
 
 def with_absolute_paths(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested mappings with the values of PATHS made absolute, ``~`` expanded."""
-
-    def absolute(key: str, value: Any) -> Any:
+    absolute = dict(node)
+    for key, value in node.items():
         if isinstance(value, Mapping):
-            return with_absolute_paths(value, f"{key}.")
-        is_path = key in PATHS and isinstance(value, str) and value
-        return to_absolute_path(expanduser(value)) if is_path else value
-
-    return {key: absolute(prefix + key, value) for key, value in node.items()}
+            absolute[key] = with_absolute_paths(value, f"{prefix}{key}.")
+        elif f"{prefix}{key}" in PATHS and value and isinstance(value, str):
+            absolute[key] = to_absolute_path(expanduser(value))
+    return absolute
 
 
 def read_config(run: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from re import fullmatch
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -29,6 +29,16 @@ def named_place(path: str | Path) -> str | Path:
     return path
 
 
+def refuse_typed(value: object) -> None:
+    """Refuse a value where a node belongs.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError("a node with a _target_")
+
+
+Node = Annotated[Any, AfterValidator(refuse_typed)]
 Count = Annotated[int, Field(ge=1, le=2**31)]
 Natural = Annotated[int, Field(ge=0, le=2**31)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]

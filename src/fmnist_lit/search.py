@@ -12,6 +12,7 @@ import optuna
 from filelock import FileLock
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
+from lightning.pytorch.callbacks import LambdaCallback
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from optuna.trial import TrialState
@@ -53,21 +54,16 @@ def compose_config(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, 
     return config, groups, command
 
 
-class Pruning(L.Callback):
-    """Tells a trial each epoch's validation accuracy and ends the run if that is hopeless."""
+def report(trial: optuna.Trial, trainer: L.Trainer, module: L.LightningModule) -> None:
+    """Tell a trial an epoch's validation accuracy.
 
-    def __init__(self, trial: optuna.Trial) -> None:
-        self.trial = trial
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Report.
-
-        Raises:
-            TrialPruned: other trials were better at this epoch.
-        """
-        self.trial.report(float(trainer.callback_metrics["val_accuracy"]), trainer.current_epoch + 1)
-        if self.trial.should_prune():
-            raise optuna.TrialPruned(f"hopeless after epoch {trainer.current_epoch + 1}")
+    Raises:
+        TrialPruned: other trials were better at this epoch.
+    """
+    epoch = trainer.current_epoch + 1
+    trial.report(float(trainer.callback_metrics["val_accuracy"]), epoch)
+    if trial.should_prune():
+        raise optuna.TrialPruned(f"hopeless after epoch {epoch}")
 
 
 def train(search: Search, folder: Path, trial: optuna.Trial) -> float:
@@ -77,7 +73,8 @@ def train(search: Search, folder: Path, trial: optuna.Trial) -> float:
     directory = folder / str(trial.number)
     directory.mkdir(parents=True)
     try:
-        metrics = run(config, directory, groups, command, callbacks=[Pruning(trial)])
+        each_epoch = LambdaCallback(on_train_epoch_end=partial(report, trial))
+        metrics = run(config, directory, groups, command, callbacks=[each_epoch])
     except Interrupted:
         trial.study.tell(trial, state=TrialState.FAIL)  # else it would count as going on
         raise

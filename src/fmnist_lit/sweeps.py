@@ -39,9 +39,9 @@ def gather_jobs(config: DictConfig) -> None:
                 f"{override.input_line}: a sweep has one {key}, and its jobs are numbered folders below it. "
                 f"Give one {key} or none; the table at the end says in which keys jobs differ."
             )
-    folder = OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"]  # type: ignore[call-overload, index]
-    parts = Path(str(folder)).parts
-    if "job.num}" not in str(folder) or ".." in parts or Path(str(folder)).is_absolute():
+    unresolved: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+    folder = Path(str(unresolved["subdir"]))
+    if "job.num}" not in str(folder) or ".." in folder.parts or folder.is_absolute():
         raise UsageError(
             f"hydra.sweep.subdir={folder}: it must be a folder below the sweep's and hold "
             "${hydra:job.num}, so that no two jobs share it."
@@ -105,11 +105,6 @@ def wait_for_jobs(sweep: Path) -> None:
     deadline = time.monotonic() + WAIT_S
     while time.monotonic() < deadline and any(map(is_locked, sweep.glob(f"**/{LOCK}"))):
         time.sleep(0.2)
-
-
-def is_going_on(run: Path) -> bool:
-    """Whether another process trains in a run directory."""
-    return is_locked(run / LOCK)
 
 
 def key_of(override: str) -> str:
