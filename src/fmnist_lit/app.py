@@ -78,7 +78,7 @@ def refused(config: DictConfig) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        sys.exit(say(error, status=2))
+        sys.exit(say(error))
 
 
 def refuse_used(directory: Path, sign: str, key: str) -> None:
@@ -148,9 +148,8 @@ def message(error: BaseException) -> str:
         group, _, name = error.missing_cfg_file.partition("/")
         files = (path.relative_to(CONF / group).with_suffix("") for path in (CONF / group).rglob("*.yaml"))
         options = {*error.options, *map(str, files)}
-        known = [
-            option for option in options if not Path(option).name.startswith("_")
-        ]  # those are for others
+        # Those that start with _ are for others to build on.
+        known = [option for option in options if "/_" not in f"/{option}"]
         return f"{group}={name}: no such {group}. {choices(name, known)}"
     cause = error.__cause__ or error
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and isinstance(cause.parent_node, DictConfig):
@@ -182,20 +181,19 @@ def unknown_key(name: str, key: str, node: DictConfig) -> str:
     return f"{key}: no such key. {choices(name, [*known, *further])}".rstrip()
 
 
-def say(error: BaseException, status: int = 1) -> int:
-    """Print the message, behind a traceback if it is wanted or the fault is ours; return the exit status.
-
-    Args:
-        status: of an error that has none of its own.
-    """
-    users = isinstance(error, UserError | OSError | HydraException | OmegaConfBaseException)
+def say(error: BaseException) -> int:
+    """Print the message, behind a traceback if it is wanted or the fault is ours; return the exit status."""
+    typed = isinstance(error, HydraException | OmegaConfBaseException)
+    users = typed or isinstance(error, UserError | OSError)
     if WANTS_TRACEBACK or not users:
         traceback.print_exception(error)
     said = message(error)
     if not users:  # a KeyError's own text is a name alone
         said = f"{type(error).__name__}: {said}".removesuffix(": ")
     print(f"error: {printable_lines(said or type(error).__name__)}", file=sys.stderr)
-    return error.status if isinstance(error, UserError) else status
+    if isinstance(error, UserError):
+        return error.status
+    return 2 if typed else 1
 
 
 def command_line(train: Callable[[], Any]) -> int:
@@ -246,14 +244,13 @@ def call_hydra(train: Callable[[], Any]) -> None:
     try:
         train()
     except Exception as error:  # run_job raises nothing
+        told = error
         if Command.sweep is not None and next(Command.sweep.glob("**/config.yaml"), None):
-            Command.status = say(UserError(f"a job was lost: {' '.join(str(error).split())}"))
+            told = UserError(f"a job was lost: {' '.join(str(error).split())}")
         elif isinstance(error, ValueError | RuntimeError):
             # Hydra's own check of the command line, and a launcher's of the machine
-            Command.status = say(UsageError(str(error)))
-        else:
-            no_folder = isinstance(error, OSError) and not isinstance(error, HydraException)
-            Command.status = say(error, status=1 if no_folder else 2)
+            told = UsageError(str(error))
+        Command.status = say(told)
 
 
 def end_of_sweep() -> int:

@@ -258,9 +258,11 @@ def checked(model: type[BaseModel], values: Mapping[str, Any], prefix: str = "")
         UsageError: the first fault, and what would be right.
     """
     try:
-        return model.model_validate_json(json.dumps(values)).model_dump(by_alias=True, exclude_unset=True)
+        found = model.model_validate_json(json.dumps(values))
     except ValidationError as error:
         raise UsageError(fault(error, model, values, prefix)) from error
+    names = dict(zip(model.model_fields, known_keys(model), strict=True))
+    return {names.get(field, field): value for field, value in found if field in found.model_fields_set}
 
 
 def known_keys(model: type[BaseModel]) -> list[str]:
