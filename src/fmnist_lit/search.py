@@ -148,11 +148,10 @@ def begun(study: optuna.Study) -> int:
 def experiment(search: Search, best: Mapping[str, Any], header: str) -> str:
     """Return the best trial as an experiment's config, which ``train.py experiment=...`` runs."""
     settings = dict(item.split("=", 1) for item in [*search.overrides, *overrides_of(best)])
-    _, groups, _ = compose_config([f"{key}={value}" for key, value in settings.items()])
     lines = ["# @package _global_", f"# {header}", "defaults:"]
     values = OmegaConf.create()
     for key, value in settings.items():
-        if key in groups:
+        if (CONF / key).is_dir():  # a group
             lines.append(f"  - override /{key}: {value}")
         elif key not in (*INCIDENTAL, "output_dir"):
             values.merge_with_dotlist([f"{key}={value}"])
