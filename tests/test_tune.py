@@ -12,11 +12,11 @@ from hydra import compose, initialize_config_dir
 import fmnist_lit.search
 import scripts.tune
 from fmnist_lit.check import check
-from fmnist_lit.config import resolved
+from fmnist_lit.config import CONF, resolved
 from fmnist_lit.errors import Diverged, UsageError, UserError
 from fmnist_lit.interrupt import Interrupted
 from fmnist_lit.search import compose_config, experiment, optimize
-from fmnist_lit.search_space import CONF, read_search
+from fmnist_lit.search_space import read_search
 from tests.conftest import SMALL, call
 
 SPACE = """

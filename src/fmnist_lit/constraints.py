@@ -1,7 +1,7 @@
 """Types of values, as signatures name them: a config is checked by these."""
 
 from re import fullmatch
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -17,6 +17,16 @@ def folder_name(text: str) -> str:
     return text
 
 
+def refuse_typed(value: object) -> None:
+    """Refuse a value where a node belongs.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError("a node with a _target_")
+
+
+Node = Annotated[Any, AfterValidator(refuse_typed)]
 Count = Annotated[int, Field(ge=1, le=2**31)]
 Natural = Annotated[int, Field(ge=0, le=2**31)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]

@@ -14,7 +14,7 @@ from yaml import YAMLError
 from fmnist_lit.config import plain_yaml
 from fmnist_lit.constraints import Natural, Probability, Seed
 from fmnist_lit.errors import UserError, os_message, printable
-from fmnist_lit.sweeps import is_going_on
+from fmnist_lit.files import LOCK, is_locked
 
 LARGEST = 2**24  # bytes of a text file: 100,000 epochs
 HIGHEST = 1e30  # of any number; what is larger cannot be averaged
@@ -192,7 +192,7 @@ def why_unfinished(run: Path) -> str | None:
     """Return None for a finished run, else its state: "running", "unfinished", or "failed" and the reason."""
     if (run / "metrics.json").exists():
         return None
-    if is_going_on(run):
+    if is_locked(run / LOCK):
         return "running"
     path = run / "failure.json"
     if not path.exists():

@@ -190,8 +190,8 @@ def as_rows(records: Sequence[Mapping[str, Any]]) -> DataFrame:
     """Return records as a table: a row a run, its overrides as text ("-": none) and its figures.
 
     Accuracies are in percent. "changes" are all overrides in one, "val@3" is of epoch 3, "last_val" of the
-    last one, "chosen_val" of the tested one, "gap" is train less test accuracy, "class_0" the share of the first class's test images that are
-    right; what a run does not have is NaN.
+    last one, "chosen_val" of the tested one, "gap" is train less test accuracy, "class_0" the share of the
+    first class's test images that are right; what a run does not have is NaN.
     """
     rows = [row_of(record) for record in records]
     names = dict.fromkeys([*ALWAYS, *(name for row in rows for name in row)])
