@@ -277,7 +277,8 @@ def test_the_page_stands_by_itself(folder: tuple[Path, Figures], tmp_path: Path)
     assert not re.search(r"(src|href)=.(?!data:)", page), "nothing is fetched from elsewhere"
     assert "<th>optim.lr</th>" in page
     assert f"{accuracies['0.1', 0]:.4f}" in page
-    assert page.count("<img") == 1 + 2 * 5
+    assert page.count("<img") == 1 + 2 * 6
+    assert page.count('alt="architecture"') == 2
     assert "f1-score" in page
 
 

@@ -34,6 +34,7 @@ from fmnist_lit.readers.own_files import own_folder
 from fmnist_lit.readers.run_directory import RunDirectory, gives_probabilities, named_outputs, require_numbers
 
 CALIBRATION_BINS = 15  # as Guo et al. 2017
+SAMPLE_SEED = 0  # the same images for every run, so that pictures of two runs can be compared
 
 
 @dataclass(frozen=True)
@@ -166,15 +167,16 @@ def plots(evaluation: Evaluation) -> dict[str, Figure]:
     true, predicted, names = evaluation.true, evaluation.predicted, evaluation.outputs
     counts = confusion_matrix(true, predicted, labels=range(len(names)))
     wrong = np.flatnonzero(true != predicted)
+    drawn_at_random = np.random.default_rng(SAMPLE_SEED).permutation(len(true))[:SAMPLES]
     confident = wrong[np.argsort(-evaluation.confidence[wrong], kind="stable")][:SAMPLES]
 
-    def samples(chosen: np.ndarray | slice, title: str) -> Figure:
+    def samples(chosen: np.ndarray, title: str) -> Figure:
         return sample_plot(evaluation.images[chosen], true[chosen], predicted[chosen], names, title)
 
     drawn = {
         "confusion_matrix": confusion_matrix_plot(counts, names),
         "class_accuracy": class_accuracy_plot(np.diag(counts) / np.maximum(counts.sum(1), 1), names),
-        "samples": samples(slice(SAMPLES), "Sample predictions"),
+        "samples": samples(drawn_at_random, "Sample predictions, drawn at random"),
         "reliability": reliability_plot(evaluation.confidence, true == predicted, CALIBRATION_BINS),
     }
     if len(confident):

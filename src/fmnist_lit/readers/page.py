@@ -9,7 +9,9 @@ import yaml
 from matplotlib.figure import Figure
 
 from fmnist_lit.errors import printable
+from fmnist_lit.models.layer_table import layer_table
 from fmnist_lit.plots import curves_plot, file_content
+from fmnist_lit.readers.architecture import architecture_plot
 from fmnist_lit.readers.evaluate import evaluate, plots, text_report
 from fmnist_lit.readers.run_directory import RunDirectory
 from fmnist_lit.readers.tables import as_runs, read_run, unique_names, varying_keys
@@ -43,12 +45,14 @@ def section(path: Path, data: Path | None, trust: Sequence[str]) -> dict[str, An
     run, metrics = RunDirectory(path, data, trust), read_metrics(path)
     print(f"Evaluating {printable(path)} on the test images ...")
     evaluation = evaluate(run, "test", "best")
+    layers = layer_table(run.untrained_model(len(evaluation.classes)))
+    figures = {"architecture": architecture_plot(layers), **plots(evaluation)}
     return {
         "metrics": metrics,
         "history": read_history(path),
         "config": yaml.safe_dump(run.config, sort_keys=False),
         "report": text_report(evaluation),
-        "plots": {name.replace("_", " "): image(figure) for name, figure in plots(evaluation).items()},
+        "plots": {name.replace("_", " "): image(figure) for name, figure in figures.items()},
     }
 
 
