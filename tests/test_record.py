@@ -1,6 +1,7 @@
 """Records of runs and RESULTS.md, which is made of them."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,22 @@ def test_every_experiment_has_a_row() -> None:
     folder = ROOT / "conf" / "experiment"
     files = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.glob("*/[!_]*.yaml")}
     assert rows == files
+
+
+def numbers(content: Any) -> set[float]:
+    """Return all numbers of a report's facts."""
+    if isinstance(content, dict | list):
+        return set().union(*map(numbers, content.values() if isinstance(content, dict) else content))
+    return {float(content)} if isinstance(content, int | float) else set()
+
+
+def test_prose_types_no_accuracy_by_hand() -> None:
+    """What it says of our runs comes from records; what it says of a report stands in the report's facts."""
+    for content in read_published(ROOT / "results" / "published.yaml").values():
+        texts = [content["about"], content.get("columns_about", "")]
+        texts += [row.get(key, "") for row in content["rows"] for key in ("notes", "why")]
+        typed = re.findall(r"\b\d\d\.\d+", re.sub(r"{{.*?}}", "", " ".join(texts)))
+        assert set(map(float, typed)) <= numbers(content)
 
 
 def test_records_are_of_the_experiments_as_they_stand_in_conf(composed: Any) -> None:
@@ -205,6 +222,10 @@ def test_a_run_becomes_a_record_and_the_page(experiment: Path, tmp_path: Path) -
     assert hits == round(100 * made["test"]["accuracy"])
     assert 1 <= made["chosen_epoch"] <= made["epochs"] == 3
     assert made["final_rate"] == 0.01
+    assert call(scripts.evaluate, experiment, "--checkpoint", "last").returncode == 0
+    (evaluation,) = experiment.glob("evaluation*/metrics.json")
+    last = json.loads(evaluation.read_text())
+    assert made["test_last"] == {key: last[key] for key in ("accuracy", "loss")}
     assert "with trainer.max_epochs=3 (n = 1)" in (tmp_path / "RESULTS.md").read_text()
     first = (tmp_path / "RESULTS.md").read_bytes()
     assert call(scripts.record, "--root", tmp_path).returncode == 0

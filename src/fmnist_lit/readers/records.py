@@ -92,12 +92,14 @@ def make_record(path: Path, data: Path | None = None, study: bool = False) -> di
     if not fullmatch("[0-9a-f]{40}", metrics["commit"] or ""):
         raise UserError(f"{path} was made by code that is in no commit ({metrics['commit']}).")
     found, history = evaluate(run, "test", "best"), run_files.read_history(path)
+    last = evaluate(run, "test", "last")
     record = {
         "experiment": experiment,
         "seed": metrics["seed"],
         "overrides": other_overrides(path),
         **{key: metrics[key] for key in KEPT if key in metrics},
         "chosen_epoch": load_checkpoint(path / "checkpoints" / "best.ckpt")["epoch"] + 1,
+        "test_last": {"accuracy": float((last.true == last.predicted).mean()), "loss": last.loss},
         "final_rate": float(history["learning_rate"].iloc[-1]),
         # The test images of each class (row) that were taken for each class (column).
         "confusion": confusion_matrix(found.true, found.predicted).tolist(),
@@ -206,7 +208,7 @@ def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
     row |= {key: record[key] for key in ("experiment", "seed", "epochs")}
     row |= {key: record.get(key, math.nan) for key in ("parameters", "training_tflop", "final_rate")}
     row |= {"changes": " ".join(record["overrides"]), "minutes": record["seconds"] / 60}
-    for split in (*SPLITS, "test_flipped"):
+    for split in (*SPLITS, "test_flipped", "test_last"):
         if record.get(split):
             row[split] = 100 * record[split]["accuracy"]
             row[f"{split}_loss"] = record[split].get("loss", math.nan)
