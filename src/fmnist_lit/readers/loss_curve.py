@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from fmnist_lit.readers.spread import spread
+from fmnist_lit.readers.spread import Spread, spread
 from fmnist_lit.readers.text import render
 
 EXPERIMENT = "batch_size/bs100"
@@ -23,7 +23,8 @@ def losses(records: Sequence[Mapping[str, Any]]) -> DataFrame:
 
 def loss_table(printed: Sequence[float], ours: DataFrame) -> str:
     """Return each epoch's loss as printed, ours, and how far they lie apart."""
-    spreads = [spread(losses.tolist()) for _, losses in ours.iterrows()] or [None] * len(printed)
+    found: list[Spread | None] = [spread(losses.tolist()) for _, losses in ours.iterrows()]
+    spreads = found or [None] * len(printed)
     return render("loss_table.md", epochs=list(zip(printed, spreads[: len(printed)], strict=True)))
 
 
