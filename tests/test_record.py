@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+import scripts.evaluate
 import scripts.record
 from fmnist_lit.config import leaves
 from fmnist_lit.readers.claims import read_claims
@@ -223,8 +224,7 @@ def test_a_run_becomes_a_record_and_the_page(experiment: Path, tmp_path: Path) -
     assert 1 <= made["chosen_epoch"] <= made["epochs"] == 3
     assert made["final_rate"] == 0.01
     assert call(scripts.evaluate, experiment, "--checkpoint", "last").returncode == 0
-    (evaluation,) = experiment.glob("evaluation*/metrics.json")
-    last = json.loads(evaluation.read_text())
+    last = json.loads((experiment / "evaluation" / "test" / "metrics.json").read_text())
     assert made["test_last"] == {key: last[key] for key in ("accuracy", "loss")}
     assert "with trainer.max_epochs=3 (n = 1)" in (tmp_path / "RESULTS.md").read_text()
     first = (tmp_path / "RESULTS.md").read_bytes()
