@@ -64,6 +64,16 @@ def test_a_mistake_gets_one_message(fault: str, tmp_path: Path, monkeypatch: pyt
     assert not list(tmp_path.iterdir()), "nothing may be left behind"
 
 
+@pytest.mark.parametrize("text", [b"a: [\n", b"a: 1\n\tb: 2\n", b"a: 1\na: 2\n", b"a: !!python/none x\n"])
+def test_a_config_of_the_user_that_is_no_yaml_is_named(text: bytes, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_bytes(b"_target_: torch.nn.Flatten\n" + text)
+    status, _, said = train(f"--config-dir={tmp_path}", "model=mine")
+    assert status == 2
+    assert len(said.splitlines()) == 1, said
+    assert "mine.yaml" in said
+
+
 def test_a_process_says_the_same(tmp_path: Path) -> None:
     where, fault = f"output_dir={tmp_path}", "model=cnn_d"
     answer = start(where, fault)

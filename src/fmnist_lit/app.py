@@ -20,6 +20,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
 
 from fmnist_lit.build import TARGET, arguments_of, known_keys
 from fmnist_lit.config import CONF, origin, resolved
@@ -247,9 +248,9 @@ def call_hydra(train: Callable[[], Any]) -> None:
         told = error
         if Command.sweep is not None and next(Command.sweep.glob("**/config.yaml"), None):
             told = UserError(f"a job was lost: {' '.join(str(error).split())}")
-        elif isinstance(error, ValueError | RuntimeError):
-            # Hydra's own check of the command line, and a launcher's of the machine
-            told = UsageError(str(error))
+        elif isinstance(error, ValueError | RuntimeError | YAMLError):
+            # Hydra's own check of the command line, a launcher's of the machine, a config that is no YAML
+            told = UsageError(" ".join(str(error).split()))
         Command.status = say(told)
 
 
