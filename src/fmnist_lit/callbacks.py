@@ -302,15 +302,14 @@ class ResumeCheckpoint(Checkpoint):
         self.signals.deferred = False
 
 
-def random_state(device: torch.device) -> dict[str, torch.Tensor | None]:
+def random_state(device: torch.device) -> dict[str, Any]:
     """Return the state of PyTorch's random numbers on the CPU and on the training device."""
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
-def set_random_state(state: Mapping[str, torch.Tensor | None], device: torch.device) -> None:
+def set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
     """Go on drawing from there."""
-    if state["cpu"] is not None:
-        torch.set_rng_state(state["cpu"])
+    torch.set_rng_state(state["cpu"])
     if state["cuda"] is not None and device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"], device)
