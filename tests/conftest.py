@@ -32,7 +32,9 @@ from fmnist_lit import app  # noqa: F401 (registers the resolvers that conf/ use
 from fmnist_lit.app import ASKED, FULL_ERROR, Command
 from fmnist_lit.check import check
 from fmnist_lit.config import resolved
+from fmnist_lit.errors import UserError
 from fmnist_lit.run import run
+from fmnist_lit.weights import load_checkpoint
 
 ROOT = Path(__file__).parent.parent
 # Seconds, not minutes; one thread, because two test runs may share two cores.
@@ -126,6 +128,15 @@ def run_on_two(config: Config, directory: Path, resumed: bool = False) -> None:
     for process in processes:
         process.join(120)
     assert [process.exitcode for process in processes] == [0, 0]
+
+
+def is_valid(checkpoint: Path) -> bool:
+    """Whether a checkpoint is there and what it holds is what was written."""
+    try:
+        load_checkpoint(checkpoint)
+    except UserError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="session")

@@ -18,11 +18,11 @@ from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fmnist_lit.check import check
-from fmnist_lit.checkpoints import LAST, is_valid
+from fmnist_lit.checkpoints import LAST
 from fmnist_lit.distributed import world_size
 from fmnist_lit.errors import UserError
 from fmnist_lit.run import run
-from tests.conftest import ROOT, SMALL, answer_in_process, outcome, run_on_two
+from tests.conftest import ROOT, SMALL, answer_in_process, is_valid, outcome, run_on_two
 
 TWO = ("trainer=ddp", "trainer.accelerator=cpu")
 # 160 training images in batches of 53: the last batch has one image, so one rank has none.

@@ -20,13 +20,14 @@ from omegaconf import OmegaConf
 
 import fmnist_lit.run as run_module
 from fmnist_lit import checkpoints, trainer
-from fmnist_lit.callbacks import StopWhenDiverged
-from fmnist_lit.checkpoints import BEST, LAST, PREVIOUS, is_valid
+from fmnist_lit.callbacks import History
+from fmnist_lit.checkpoints import BEST, LAST, PREVIOUS
 from fmnist_lit.classifier import Classifier
 from fmnist_lit.errors import Diverged, Occupied, UsageError, UserError
 from fmnist_lit.interrupt import Interrupted
 from fmnist_lit.resume import named_run, resume
 from fmnist_lit.run import run
+from tests.conftest import is_valid
 
 RECIPES = {
     "everything that is random": (
@@ -543,7 +544,7 @@ def test_weights_that_are_no_numbers_are_not_kept(recipe: Any, tmp_path: Path) -
     config = recipe("everything that is random")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Classifier, "on_train_start", lambda self: trained.append(self), raising=False)
-        stepped = StopWhenDiverged.on_train_batch_end
+        stepped = History.on_train_batch_end
         count = [0]
 
         def after(self: Any, *arguments: Any) -> None:
@@ -552,7 +553,7 @@ def test_weights_that_are_no_numbers_are_not_kept(recipe: Any, tmp_path: Path) -
             if count[0] == GROUPS + 2:
                 spoil()
 
-        patch.setattr(StopWhenDiverged, "on_train_batch_end", after)
+        patch.setattr(History, "on_train_batch_end", after)
         with pytest.raises(Diverged, match=r"weights are no numbers .* at step 14.*Last good checkpoint: "):
             run(config, tmp_path, {}, "")
     weights = torch.load(tmp_path / "checkpoints" / LAST, weights_only=True)["state_dict"]

@@ -347,6 +347,12 @@ def build(
         raise UsageError(f"{key} ({target.__name__}): {said}") from error
 
 
+def build_group(config: Mapping[str, Any], group: str, **facts: Any) -> dict[str, Any]:
+    """Build all nodes of a config's group by name, as ``build`` does; null leaves one out."""
+    nodes = {name: node for name, node in config[group].items() if node is not None}
+    return {name: build(node, f"{group}.{name}", **facts) for name, node in nodes.items()}
+
+
 def is_node(value: Any) -> bool:
     """Whether a value describes an object."""
     return isinstance(value, Mapping) and TARGET in value
