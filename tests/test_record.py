@@ -223,6 +223,7 @@ def test_a_run_becomes_a_record_and_the_page(experiment: Path, tmp_path: Path) -
     assert hits == round(100 * made["test"]["accuracy"])
     assert 1 <= made["chosen_epoch"] <= made["epochs"] == 3
     assert made["final_rate"] == 0.01
+    assert 0 < made["latency_ms"] < 1000
     assert call(scripts.evaluate, experiment, "--checkpoint", "last").returncode == 0
     last = json.loads((experiment / "evaluation" / "test" / "metrics.json").read_text())
     assert made["test_last"] == {key: last[key] for key in ("accuracy", "loss")}

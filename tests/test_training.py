@@ -20,7 +20,7 @@ from fmnist_lit.models.initialization import initialize
 from fmnist_lit.models.speedups import prepare
 from fmnist_lit.readers.evaluate import evaluate
 from fmnist_lit.readers.run_directory import RunDirectory
-from fmnist_lit.run import run
+from fmnist_lit.run import build_classifier, build_data, run
 from tests.conftest import SMALL
 
 
@@ -268,6 +268,16 @@ def test_gradient_clipping_and_deterministic_reach_the_trainer(trained: Any) -> 
     clipped, _ = trained("model=mlp4", "trainer.gradient_clip_val=0.001")
     assert not same(weights(plain), weights(clipped))
     torch.use_deterministic_algorithms(False)
+
+
+def test_a_trainer_of_ones_own_predicts_the_test_images(composed: Any) -> None:
+    config = composed(*SMALL)
+    classifier, data = build_classifier(config), build_data(config)
+    own = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    answers = torch.cat(own.predict(classifier, datamodule=data))  # type: ignore[arg-type]
+    images, _ = data.splits["test"]
+    pixels = normalize(images, "standard", data.images.statistics)
+    torch.testing.assert_close(answers, classifier.model.eval()(pixels).detach())
 
 
 def test_one_batch_of_each(trained: Any) -> None:

@@ -292,6 +292,11 @@ class Classifier(L.LightningModule):
         flipped = [FLIPPED] if self.tta_flip else []
         self.log_metrics([*split_names(self.trainer.test_dataloaders), *flipped], logger=False)
 
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Return the model's output."""
+        output: Tensor = self(batch[0])
+        return output
+
     # Metrics
 
     def metrics_of(self, split: str) -> MetricCollection:

@@ -152,6 +152,10 @@ class DataModule(L.LightningDataModule):
         """Return what is evaluated at the end, by name: all splits, as they are."""
         return {name: self.evaluation_loader(name) for name in self.splits}
 
+    def predict_dataloader(self) -> BatchLoader:
+        """Return the test images, for ``Trainer.predict``."""
+        return self.evaluation_loader("test")
+
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Do nothing: the images already lie on the training device."""
         return batch

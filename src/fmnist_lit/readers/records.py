@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from re import fullmatch
+from statistics import median
 from typing import Annotated, Any
 
 from pandas import DataFrame
@@ -16,6 +17,7 @@ from fmnist_lit.config import INCIDENTAL, leaves
 from fmnist_lit.constraints import Natural, Seed
 from fmnist_lit.errors import UserError
 from fmnist_lit.readers.evaluate import evaluate
+from fmnist_lit.readers.predict import Predictor, seconds
 from fmnist_lit.readers.run_directory import RunDirectory
 from fmnist_lit.sweeps import key_of
 from fmnist_lit.weights import load_checkpoint
@@ -100,6 +102,8 @@ def make_record(path: Path, data: Path | None = None, study: bool = False) -> di
         **{key: metrics[key] for key in KEPT if key in metrics},
         "chosen_epoch": load_checkpoint(path / "checkpoints" / "best.ckpt")["epoch"] + 1,
         "test_last": {"accuracy": float((last.true == last.predicted).mean()), "loss": last.loss},
+        # Of one image, on the machine that makes the record.
+        "latency_ms": 1e3 * median(seconds(Predictor(run), 1, calls=200, warm_up=20)),
         "final_rate": float(history["learning_rate"].iloc[-1]),
         # The test images of each class (row) that were taken for each class (column).
         "confusion": confusion_matrix(found.true, found.predicted).tolist(),
@@ -206,7 +210,9 @@ def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
     parted = (item.partition("=") for item in record["overrides"])
     row: dict[str, Any] = {key: value for key, _, value in parted}
     row |= {key: record[key] for key in ("experiment", "seed", "epochs")}
-    row |= {key: record.get(key, math.nan) for key in ("parameters", "training_tflop", "final_rate")}
+    row |= {
+        key: record.get(key, math.nan) for key in ("parameters", "training_tflop", "final_rate", "latency_ms")
+    }
     row |= {"changes": " ".join(record["overrides"]), "minutes": record["seconds"] / 60}
     for split in (*SPLITS, "test_flipped", "test_last"):
         if record.get(split):
