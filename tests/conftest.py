@@ -114,7 +114,7 @@ def be_program(command: list[str], environment: dict[str, str]) -> None:
     status: Any = 1
     try:
         os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # that by which Popen hears of a start, too
-        sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # noqa: SIM115
+        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
         signal.signal(signal.SIGINT, signal.default_int_handler)
         logging.getLogger().handlers.clear()
         os.environ.clear()
