@@ -9,10 +9,14 @@ import multiprocessing
 import os
 import runpy
 import shutil
+import signal
 import socket
+import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from copy import deepcopy
 from functools import cache, partial
@@ -27,12 +31,14 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 from fmnist_lit import app  # noqa: F401 (registers the resolvers that conf/ uses)
 from fmnist_lit.app import ASKED, FULL_ERROR, Command
 from fmnist_lit.check import check
 from fmnist_lit.config import resolved
 from fmnist_lit.errors import UserError
+from fmnist_lit.logs import log_to_console
 from fmnist_lit.run import run
 from fmnist_lit.weights import load_checkpoint
 
@@ -49,6 +55,26 @@ SMALL = (
 )
 
 Config = dict[str, Any]
+yaml_load = OmegaConf.load
+
+
+@cache
+def loaded(text: str) -> Any:
+    return yaml_load(io.StringIO(text))
+
+
+def load_once(file: Any) -> Any:
+    """Take a text that was read before from memory: a third of Hydra's time goes into the same few files."""
+    text = file.read() if hasattr(file, "read") else Path(file).read_text(encoding="utf-8")
+    try:
+        return deepcopy(loaded(text))
+    except Exception:  # its message is to name the file
+        if hasattr(file, "seek"):
+            file.seek(0)
+        return yaml_load(file)
+
+
+OmegaConf.load = staticmethod(load_once)
 
 
 class Answer(NamedTuple):
@@ -96,6 +122,75 @@ def answer_in_process(arguments: list[str]) -> tuple[int | str | None, str, str]
     return status, out.getvalue(), err.getvalue()
 
 
+class Forked(subprocess.Popen[str]):
+    """A Python program as a process of its own, forked from this one, so that it imports nothing.
+
+    Signals, kills, files, folder, environment and exit status are those of a program that was started. What
+    was set to run at Python's exit does not run. Who tests the start itself takes ``subprocess.Popen``.
+    """
+
+    def __init__(self, args: Sequence[str], env: Mapping[str, str] | None = None, **further: Any) -> None:
+        # A process that CUDA was initialized in cannot train in a fork.
+        if not torch.cuda.is_available():
+            further["preexec_fn"] = partial(
+                be_program, list(args)[1:], dict(os.environ if env is None else env)
+            )
+        super().__init__(args, env=env, **further)
+
+
+def be_program(command: list[str], environment: dict[str, str]) -> None:
+    """Do in a forked process what Python does with a command line, and end it."""
+    status: Any = 1
+    try:
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # that by which Popen hears of a start, too
+        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        logging.getLogger().handlers.clear()
+        os.environ.clear()
+        os.environ.update(environment)
+        if command[0] == "-u":
+            command = command[1:]
+        sys.argv = command[1:] if command[0] == "-m" else command
+        if command[0] == "-m":
+            runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(command[0], run_name="__main__")
+        status = 0
+    except SystemExit as left:
+        status = left.code or 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def start(*arguments: str, kind: type[subprocess.Popen[str]] = Forked) -> subprocess.Popen[str]:
+    """Start train.py as a process of its own."""
+    command = [sys.executable, "train.py", *arguments]
+    return kind(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def children(process: int) -> list[int]:
+    """Return the processes that a process has started, the first first."""
+    found = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True)
+    return [int(number) for number in found.stdout.split()]
+
+
+def alive(process: int) -> bool:
+    """Whether a process is there and has not ended."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(process)], capture_output=True, text=True).stdout
+    return bool(state.strip()) and not state.startswith("Z")
+
+
+def wait_for(what: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def outcome(directory: Path) -> tuple[Any, list[dict[str, str]], dict[str, Any]]:
     """Return what a run gave, but for its times: last weights, history, metrics."""
     weights = torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
@@ -120,6 +215,8 @@ def run_on_two(config: Config, directory: Path, resumed: bool = False) -> None:
             "GROUP_RANK": "0",
         }
         os.environ.update(told, MASTER_ADDR="localhost", MASTER_PORT=port, TORCHELASTIC_RUN_ID="test")
+        if rank == "0":
+            log_to_console()
         run(config, directory, {"model": "small"}, "", resumed)
 
     processes = [multiprocessing.get_context("fork").Process(target=work, args=(rank,)) for rank in "01"]

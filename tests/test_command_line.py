@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, SMALL, Answer, answer_in_process
+from tests.conftest import start as forked
 
 
 def start(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -83,12 +84,12 @@ def test_a_process_says_the_same(tmp_path: Path) -> None:
 
 
 def test_a_run_and_its_directory(tmp_path: Path) -> None:
-    answer = start(*SMALL, "model=mlp4", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run")
-    assert answer.returncode == 0, answer.stderr
-    assert answer.stderr == ""
-    assert "Device: cpu" in answer.stdout
+    process = forked(*SMALL, "model=mlp4", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run")
+    printed, message = process.communicate(timeout=120)
+    assert (process.returncode, message) == (0, "")
+    assert "Device: cpu" in printed
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert f"{metrics['test']['accuracy']:.4f}" in answer.stdout
+    assert f"{metrics['test']['accuracy']:.4f}" in printed
     assert metrics["command"].startswith("python train.py data=synthetic")
     written = (tmp_path / "run" / "train.log").read_text()
     assert "Device: cpu" in written

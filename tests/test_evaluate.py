@@ -44,6 +44,13 @@ def test_two_runs_with_one_command_give_the_figures_of_training(runs: dict[str, 
     assert not list((runs["mlp4"] / "evaluation").glob(".*")), "nothing half-written"
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluations draw no plots, which takes seconds."""
+    monkeypatch.setattr("fmnist_lit.readers.evaluate.plots", lambda evaluation: {})
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_a_moved_run_evaluates_the_same_twice(run_copy: Path, runs: dict[str, Path]) -> None:
     results = []
     for directory in (runs["mlp4"], run_copy, run_copy):
@@ -59,6 +66,7 @@ def test_more_folds_than_images_of_a_class_are_refused(run_copy: Path) -> None:
     assert not (run_copy / "evaluation").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_with_a_limit_is_evaluated_on_the_images_it_was_trained_on(trained: Any) -> None:
     directory, figures = trained("model=mlp4", "data.train_subset=30")
     assert evaluate(directory, "--split", "train", "--folds", 2).returncode == 0

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from fmnist_lit import trainer
 from fmnist_lit.build import build
+from fmnist_lit.callbacks import ResumeCheckpoint
 from fmnist_lit.classifier import Classifier
 from fmnist_lit.data.loader import epoch_order, normalize
 from fmnist_lit.errors import UsageError, UserError
@@ -291,7 +292,14 @@ def test_one_batch_of_each(trained: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["mlp4", "mlp_custom", "cnn_a", "cnn_b", "cnn_c"])
-def test_every_model_learns_a_few_images_by_heart(name: str, trained: Any) -> None:
+def test_every_model_learns_a_few_images_by_heart(
+    name: str, trained: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save_at_the_end(self: ResumeCheckpoint, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if trainer.current_epoch == 99:  # a hundred checkpoints take longer than the training
+            self.save(trainer, module)
+
+    monkeypatch.setattr(ResumeCheckpoint, "on_train_epoch_end", save_at_the_end)
     _, metrics = trained(f"model={name}", "debug=overfit", "trainer.max_epochs=100")
     assert metrics["train"]["accuracy"] == 1
 
