@@ -297,7 +297,7 @@ def test_every_model_learns_a_few_images_by_heart(
 ) -> None:
     def save_at_the_end(self: ResumeCheckpoint, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.current_epoch == 99:  # a hundred checkpoints take longer than the training
-            self.save(trainer, module)
+            self.save(trainer, module, stop=0)
 
     monkeypatch.setattr(ResumeCheckpoint, "on_train_epoch_end", save_at_the_end)
     _, metrics = trained(f"model={name}", "debug=overfit", "trainer.max_epochs=100")
