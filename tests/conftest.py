@@ -150,6 +150,8 @@ def be_program(command: list[str], environment: dict[str, str]) -> None:
         os.environ.update(environment)
         if command[0] == "-u":
             command = command[1:]
+        for name in [name for name in sys.modules if name.partition(".")[0] in ("fmnist_lit", "scripts")]:
+            del sys.modules[name]  # what is ours is imported anew
         sys.argv = command[1:] if command[0] == "-m" else command
         if command[0] == "-m":
             runpy.run_module(command[1], run_name="__main__", alter_sys=True)
