@@ -186,7 +186,7 @@ def alive(process: int) -> bool:
     return bool(state.strip()) and not state.startswith("Z")
 
 
-def wait_for(what: Callable[[], object], seconds: float = 60) -> None:
+def wait_for(what: Callable[[], object], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline

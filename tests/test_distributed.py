@@ -92,7 +92,7 @@ def ranks_of(process: subprocess.Popen[str]) -> list[int]:
 
 def ended(process: subprocess.Popen[str], ranks: list[int]) -> str:
     """Wait for the end of a command that leaves nothing behind; return its message."""
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=120)
     assert not any(map(alive, ranks))
     return said
 
@@ -234,11 +234,12 @@ def test_after_a_dead_rank_and_a_signal_a_run_goes_on_to_the_same_bits(
 
 
 def test_ranks_end_with_a_launcher_that_was_killed(tmp_path: Path) -> None:
-    process = start(*command_on_two_ranks(tmp_path))
+    """Launcher and ranks are started here as a shell starts them; nothing is forked."""
+    process = start(*command_on_two_ranks(tmp_path), kind=subprocess.Popen)
     wait_for((tmp_path / "checkpoints" / LAST).exists)
     ranks = ranks_of(process)
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=120)
     wait_for(lambda: not any(map(alive, ranks)))
     assert is_valid(tmp_path / "checkpoints" / LAST)
     assert not (tmp_path / "metrics.json").exists()
