@@ -12,7 +12,7 @@ import benchmarks.speed
 from benchmarks import baselines
 from benchmarks.baselines import Work
 from fmnist_lit.errors import UserError
-from tests.conftest import ROOT, SMALL, Forked, call
+from tests.fixtures import ROOT, SMALL, Forked, call
 
 WORK = Work(model="cnn_c", batch_size=32, images=100, threads=1)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, SMALL, Answer, answer_in_process
-from tests.conftest import start as forked
+from tests.fixtures import ROOT, SMALL, Answer, answer_in_process
+from tests.fixtures import start as forked
 
 
 def start(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -21,7 +21,7 @@ from fmnist_lit.data.loader import BatchLoader, TrainLoader, epoch_order, normal
 from fmnist_lit.data.split import stratified_split
 from fmnist_lit.data.synthetic import drawn_garments
 from fmnist_lit.errors import UsageError, UserError
-from tests.conftest import call
+from tests.fixtures import call
 
 LABELS = torch.arange(60_000) % 10
 

@@ -25,7 +25,7 @@ from fmnist_lit.distributed import world_size
 from fmnist_lit.errors import UserError
 from fmnist_lit.logs import log_to_console
 from fmnist_lit.run import run
-from tests.conftest import (
+from tests.fixtures import (
     ROOT,
     SMALL,
     Forked,

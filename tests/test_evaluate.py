@@ -14,7 +14,7 @@ from sklearn.metrics import accuracy_score
 import scripts.evaluate
 from fmnist_lit.data.synthetic import drawn_garments
 from fmnist_lit.readers.evaluate import Evaluation, metrics
-from tests.conftest import ROOT, Answer, Forked, call
+from tests.fixtures import ROOT, Answer, Forked, call
 
 
 def evaluate(*arguments: object) -> Answer:

@@ -17,7 +17,7 @@ from fmnist_lit.readers.evaluate import evaluate
 from fmnist_lit.readers.export import INPUT, write_onnx
 from fmnist_lit.readers.predict import Predictor
 from fmnist_lit.readers.run_directory import RunDirectory
-from tests.conftest import ROOT, SMALL, call
+from tests.fixtures import ROOT, SMALL, call
 
 BATCHES = (1, 2, 7, 40)  # 40: more than a network's first layers are given at a time
 # Narrow where that changes no kind of layer.

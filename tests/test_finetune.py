@@ -16,7 +16,7 @@ from fmnist_lit.finetune import freeze, start_from
 from fmnist_lit.models.cnn import CNNA
 from fmnist_lit.models.mlp import MLP
 from fmnist_lit.run import build_classifier
-from tests.conftest import SMALL, answer_in_process, run_on_two
+from tests.fixtures import SMALL, answer_in_process, run_on_two
 
 Config = dict[str, Any]
 

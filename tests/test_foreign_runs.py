@@ -18,7 +18,7 @@ import scripts.report
 import scripts.results
 from fmnist_lit.models.cnn import CNNB
 from fmnist_lit.readers.run_directory import gives_probabilities
-from tests.conftest import ROOT, call
+from tests.fixtures import ROOT, call
 from tests.test_plugins import outside, train  # noqa: F401 (a fixture)
 
 

@@ -18,7 +18,7 @@ from fmnist_lit.readers.evaluate import evaluate
 from fmnist_lit.readers.run_directory import RunDirectory
 from fmnist_lit.run import run
 from fmnist_lit.trainer import build_callbacks, steps_per_execution
-from tests.conftest import SMALL, answer_in_process
+from tests.fixtures import SMALL, answer_in_process
 
 CALLBACKS = "lightning.pytorch.callbacks"
 TINY = ("model=mlp", "model.hidden=[16]", "data.batch_size=16")  # ten batches of 160 images an epoch

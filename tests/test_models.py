@@ -17,7 +17,7 @@ from fmnist_lit.models.lenet import LeNet
 from fmnist_lit.models.mlp import MLP
 from fmnist_lit.models.patching import ConcatPatches, PatchEmbedding, SharedMLP, patchify
 from fmnist_lit.models.speedups import prepare
-from tests.conftest import ROOT, unpatchify
+from tests.fixtures import ROOT, unpatchify
 
 
 def dense(width: int, parameters: int, *more: str) -> list[tuple[str, tuple[int, ...], int]]:

@@ -15,7 +15,7 @@ from fmnist_lit.errors import UserError
 from fmnist_lit.readers.old_configs import modern, modern_config
 from fmnist_lit.readers.run_directory import RunDirectory
 from fmnist_lit.run_files import read_metrics
-from tests.conftest import ROOT, call
+from tests.fixtures import ROOT, call
 
 OLD = ROOT / "tests" / "data" / "old_run"
 

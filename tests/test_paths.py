@@ -21,7 +21,7 @@ from fmnist_lit.data import sources
 from fmnist_lit.data.synthetic import drawn_garments
 from fmnist_lit.interrupt import Interrupted
 from fmnist_lit.readers.run_directory import RunDirectory
-from tests.conftest import answer_in_process, call
+from tests.fixtures import answer_in_process, call
 from tests.test_data import FAULTS, contents, fill, idx, small_files, spoil
 
 SMALL = ("model=mlp", "model.hidden=[10]", "trainer=cpu", "trainer.max_epochs=1", "threads=1", "logger=none")

@@ -10,7 +10,7 @@ import yaml
 
 import fmnist_lit.models
 from fmnist_lit.resume import way_on
-from tests.conftest import ROOT, SMALL, answer_in_process
+from tests.fixtures import ROOT, SMALL, answer_in_process
 
 PAGE = (ROOT / "docs" / "extend.md").read_text()
 SECTIONS = {section.partition("\n")[0]: section for section in PAGE.split("\n## ")[1:]}

@@ -18,7 +18,7 @@ from fmnist_lit.data.synthetic import drawn_garments
 from fmnist_lit.readers.evaluate import evaluate
 from fmnist_lit.readers.image_io import read_pictures
 from fmnist_lit.readers.run_directory import RunDirectory
-from tests.conftest import Answer, call
+from tests.fixtures import Answer, call
 
 
 def predict(*arguments: object) -> Answer:

@@ -10,7 +10,7 @@ from fmnist_lit.data.augment import GaussianNoise, RandomAffine, RandomErasing, 
 from fmnist_lit.data.loader import Batch, BatchLoader, Shard, TrainLoader, size_of
 from fmnist_lit.data.split import stratified_split
 from fmnist_lit.models.patching import patchify
-from tests.conftest import unpatchify
+from tests.fixtures import unpatchify
 
 settings.register_profile("here", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("here")

@@ -23,7 +23,7 @@ from fmnist_lit.readers.records import (
     read_study,
 )
 from fmnist_lit.readers.results_page import COMPARISONS, measured, read_published, results_page
-from tests.conftest import ROOT, call
+from tests.fixtures import ROOT, call
 
 RECORDS = read_records(ROOT / "results")
 CLAIMS = read_claims(ROOT / "results" / "claims.yaml")

@@ -17,7 +17,7 @@ import scripts.report
 import scripts.results
 from fmnist_lit.readers.spread import spread
 from fmnist_lit.run_files import read_history
-from tests.conftest import call
+from tests.fixtures import call
 
 Figures = dict[tuple[str, int], float]
 

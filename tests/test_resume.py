@@ -27,7 +27,7 @@ from fmnist_lit.errors import Diverged, Occupied, UsageError, UserError
 from fmnist_lit.interrupt import Interrupted
 from fmnist_lit.resume import named_run, resume
 from fmnist_lit.run import run
-from tests.conftest import is_valid
+from tests.fixtures import is_valid
 
 RECIPES = {
     "everything that is random": (

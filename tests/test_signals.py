@@ -19,7 +19,7 @@ from fmnist_lit.classifier import Classifier
 from fmnist_lit.errors import Diverged
 from fmnist_lit.interrupt import Interrupted
 from fmnist_lit.run import run
-from tests.conftest import SMALL, answer_in_process
+from tests.fixtures import SMALL, answer_in_process
 
 # Where the signal comes, at which call, and whether there must be a checkpoint by then.
 MOMENTS: dict[str, tuple[Any, str, int, bool]] = {

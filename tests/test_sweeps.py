@@ -18,7 +18,7 @@ from fmnist_lit import sweeps
 from fmnist_lit.config import check_whole
 from fmnist_lit.errors import UsageError, UserError
 from fmnist_lit.readers.sweep_table import sweep_summary
-from tests.conftest import SMALL, alive, answer_in_process, call, children, start, wait_for
+from tests.fixtures import SMALL, alive, answer_in_process, call, children, start, wait_for
 from tests.test_command_line import train
 
 # A cluster of one machine. sbatch starts the tasks of an array at once, which srun forks from one process;

@@ -22,7 +22,7 @@ from fmnist_lit.models.speedups import prepare
 from fmnist_lit.readers.evaluate import evaluate
 from fmnist_lit.readers.run_directory import RunDirectory
 from fmnist_lit.run import build_classifier, build_data, run
-from tests.conftest import SMALL
+from tests.fixtures import SMALL
 
 
 def weights(directory: Path, name: str = "last") -> dict[str, torch.Tensor]:

@@ -17,7 +17,7 @@ from fmnist_lit.errors import Diverged, UsageError, UserError
 from fmnist_lit.interrupt import Interrupted
 from fmnist_lit.search import compose_config, experiment, optimize
 from fmnist_lit.search_space import read_search
-from tests.conftest import SMALL, call
+from tests.fixtures import SMALL, call
 
 SPACE = """
 overrides: [model=mlp, "model.hidden=[16]", optim=adam]

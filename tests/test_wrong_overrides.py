@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fmnist_lit.config import leaves
-from tests.conftest import answer_in_process
+from tests.fixtures import answer_in_process
 from tests.test_config import GROUPS
 
 OF_EACH_KIND = 9
