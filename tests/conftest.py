@@ -1,4 +1,4 @@
-"""What the tests share stands in fixtures.py; a process that only hands tests out to others imports none of it."""
+"""What the tests share stands in fixtures.py. A process that only hands out tests imports none of it."""
 
 import os
 import sys
