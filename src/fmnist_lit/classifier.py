@@ -181,10 +181,10 @@ class Classifier(L.LightningModule):
         """Take an optimizer's step, in mixed precision or not; return what to count, and the rate."""
         groups = optimizer.param_groups
         rate = groups[0]["lr"]
-        loss, counted = self.answer(batch)
-        for group in groups:
+        for group in groups:  # before the forward pass, which may then use their memory
             for weight in group["params"]:
                 weight.grad = None
+        loss, counted = self.answer(batch)
         # Backwards without autocast, as Lightning's automatic optimization does.
         with torch.autocast(self.device.type, enabled=False) if mixed else nullcontext():
             self.manual_backward(loss)
