@@ -242,7 +242,7 @@ def trainer_faults() -> Iterator[None]:
     """Turn what Lightning says of its Trainer's arguments into a message."""
     try:
         yield
-    except (MisconfigurationException, ValueError, TypeError) as error:
+    except (MisconfigurationException, ModuleNotFoundError, ValueError, TypeError) as error:
         raise UsageError(f"trainer: {' '.join(str(error).split())}") from error
 
 
