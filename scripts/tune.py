@@ -35,11 +35,12 @@ def main(
     name = space.stem if study is None else study
     try:
         folder_name(name)
-        import optuna
     except ValueError as error:
         raise UsageError(
             f"--study {name!r}: it must be {error}; a folder and an experiment get it."
         ) from error
+    try:
+        import optuna
     except ModuleNotFoundError as error:
         raise UsageError("Optuna is missing: pip install -e .[sweep]") from error
     from fmnist_lit.search import experiment, optimize

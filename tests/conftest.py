@@ -1,7 +1,9 @@
 """What the tests share stands in fixtures.py. A process that only hands out tests imports none of it."""
 
-import os
-import sys
+import pytest
 
-if "PYTEST_XDIST_WORKER" in os.environ or "-n" not in sys.argv:
-    pytest_plugins = ["tests.fixtures"]
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Import it where tests run: in each of several processes, or in the only one."""
+    if hasattr(config, "workerinput") or config.getoption("dist", "no") == "no":
+        config.pluginmanager.import_plugin("tests.fixtures")

@@ -34,6 +34,8 @@ FAULTS = {
     "model=cnn_d": (2, ["model=cnn_d", *options("model")]),
     "experiment=five_models/cnn_d": (2, ["experiment=five_models/cnn_d", "Did you mean five_models/cnn_"]),
     "experiment=cnn_c": (2, ["experiment=cnn_c", "augmentation/mlp", "batch_size/bs100"]),
+    "hydra/launcher=slrum": (2, ["hydra/launcher=slrum", "Did you mean slurm? Choices: basic, "]),
+    "trainer.accelerator=tpu": (2, ["trainer: ", "torch_xla"]),
     "modle=cnn_c": (2, ["modle", "Did you mean model?"]),
     "optim.lrr=0.1": (2, ["optim.lrr", "Did you mean lr?", "momentum"]),
     "optim.lr=${foo}": (2, ["foo", "optim.lr"]),

@@ -180,6 +180,7 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "large.png": (lambda path: path.write_bytes(png(12_000, 9_000)), "pixels"),
     "wide.png": (lambda path: path.write_bytes(png(2**31 - 1, 1)), "wide.png"),
     "claims.jpg": (lambda path: path.write_bytes(jpeg(65_000, 65_000)), "pixels"),
+    "text.gz": (lambda path: path.write_bytes(gzip.compress(b"words, and no picture")), "is no IDX file"),
     "bomb.gz": (lambda path: path.write_bytes(bomb()), "claims"),
     "many-idx3-ubyte": (
         lambda path: path.write_bytes(b"\x00\x00\x08\x03\xff\xff\xff\xff\x00\x00\x00\x1c\x00\x00\x00\x1c"),

@@ -435,6 +435,15 @@ def test_best_weights_that_are_lost_are_no_other_weights(
     assert_same(stopped, whole[name])
 
 
+def test_best_weights_of_an_epoch_that_did_not_come_again_are_not_tested(recipe: Any, stopped: Path) -> None:
+    """A kill between the two files leaves a better epoch's; on another device it may not be found again."""
+    best = stopped / "checkpoints" / BEST
+    torch.save(torch.load(best, weights_only=True) | {"global_step": 10**6}, best)
+    with pytest.raises(UserError, match="is not of the best epoch"):
+        run(recipe("everything that looks back"), stopped, {}, "", resumed=True)
+    assert not (stopped / "metrics.json").exists()
+
+
 def test_weights_that_are_damaged_before_the_test_are_not_tested(recipe: Any, tmp_path: Path) -> None:
     config = recipe("everything that is random")
     with pytest.MonkeyPatch.context() as patch:

@@ -146,7 +146,8 @@ def message(error: BaseException) -> str:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
-        group, _, name = error.missing_cfg_file.partition("/")
+        file = error.missing_cfg_file
+        group, _, name = file.rpartition("/") if file.startswith("hydra/") else file.partition("/")
         files = (path.relative_to(CONF / group).with_suffix("") for path in (CONF / group).rglob("*.yaml"))
         options = {*error.options, *map(str, files)}
         # Those that start with _ are for others to build on.

@@ -120,9 +120,7 @@ def locate(target: str, key: str = TARGET) -> Any:
 def module_named(name: str) -> ModuleType | None:
     """Import a module; return None if there is none of that name."""
     try:
-        return import_module(name)
-    except ValueError:  # it is no name
-        return None
+        return import_module(name) if name else None
     except ModuleNotFoundError as error:
         if f"{name}.".startswith(f"{error.name}."):
             return None
@@ -243,12 +241,14 @@ def check_node(
     target, role = target_of(node, key, trusted), role_of(key)
     known = inspect.signature(target).parameters
     nodes = {name: value for name, value in node.items() if is_node(value) and name in known}
-    for name, value in nodes.items():
-        check_node(value, f"{key}.{name}", trusted)
     values = {name: value for name, value in node.items() if name not in (TARGET, *nodes)}
     offered = (name for name in role.offered if name not in node)
     model = arguments_model(target, (*role.given, *given, *offered, *sorted(nodes)))
-    return nodes | checked(model, values, f"{key}.")
+    arguments = nodes | checked(model, values, f"{key}.")
+    for name, value in arguments.items():
+        if is_node(value):
+            check_node(value, f"{key}.{name}", trusted)
+    return arguments
 
 
 def checked(model: type[BaseModel], values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -20,7 +20,7 @@ from fmnist_lit.data.loader import size_of
 from fmnist_lit.distributed import gathered, largest
 from fmnist_lit.files import write_whole
 from fmnist_lit.interrupt import Interrupted, Signals
-from fmnist_lit.schedules import require_logged
+from fmnist_lit.schedules import mode_of, require_logged
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     Args:
         monitor: a logged metric; None leaves the choice to the last epoch.
-        mode: "min" or "max"; None: as ``set_mode`` of trainer.py says.
+        mode: "min" or "max"; None: what the metric's name says.
         directory: of the run.
     """
 
@@ -158,7 +158,7 @@ class BestCheckpoint(ModelCheckpoint):
             directory / "checkpoints",
             Path(BEST).stem,
             monitor,
-            mode=mode or "min",
+            mode=mode or ("min" if monitor is None else mode_of(monitor)),
             enable_version_counter=False,
         )
 
@@ -175,13 +175,13 @@ class EarlyStopping(callbacks.EarlyStopping):
         monitor: a logged metric.
         patience: epochs without improvement.
         min_delta: what counts as one.
-        mode: "min" or "max"; None: as ``set_mode`` of trainer.py says.
+        mode: "min" or "max"; None: what the metric's name says.
     """
 
     def __init__(
         self, monitor: Text, patience: Count = 10, min_delta: NotNegative = 0.0, mode: Mode = None
     ) -> None:
-        super().__init__(monitor, min_delta, patience, mode=mode or "min", strict=False)
+        super().__init__(monitor, min_delta, patience, mode=mode or mode_of(monitor), strict=False)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop where it had said so just before the run was stopped."""

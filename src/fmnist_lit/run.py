@@ -22,7 +22,7 @@ from fmnist_lit import distributed, elastic, provenance
 from fmnist_lit.allocator import keep_freed_memory
 from fmnist_lit.build import build, build_group
 from fmnist_lit.callbacks import BestCheckpoint, History, ResumeCheckpoint
-from fmnist_lit.checkpoints import LAST, latest_valid, load_best, require_same_run, settle
+from fmnist_lit.checkpoints import LAST, AtomicCheckpointIO, latest_valid, load_best, require_same_run, settle
 from fmnist_lit.classifier import FLIPPED, Classifier
 from fmnist_lit.config import ORIGIN, decisive
 from fmnist_lit.data.datamodule import DataModule
@@ -88,13 +88,13 @@ def run(
     directory = Path(os.path.realpath(directory))  # the one name that Lightning and we compare
     require_all_inside(directory)
     rank = distributed.rank(config)
-    images: Images = build(config["data"]["images"], "data.images", fetch=not resumed)
-    if not resumed and not claimed:  # what is refused leaves the directory free
-        build_classifier(config, images.classes)
-        if rank == 0:
-            claim(directory, {**config, ORIGIN: {"command": command, "choices": dict(choices)}})
     with ExitStack() as opened:
         signals = opened.enter_context(own_signals(patient=distributed.is_started(config)))
+        images: Images = build(config["data"]["images"], "data.images", fetch=not resumed)
+        if not resumed and not claimed:  # what is refused leaves the directory free
+            build_classifier(config, images.classes)
+            if rank == 0:
+                claim(directory, {**config, ORIGIN: {"command": command, "choices": dict(choices)}})
         if rank == 0:
             lock = opened.enter_context(alone(directory))
             opened.enter_context(logged_to(directory / "train.log"))
@@ -192,7 +192,10 @@ def fit(
     if trainer.is_global_zero:
         settle(folder, chosen)
     trainer.strategy.barrier()
-    classifier.load_state_dict(load_best(folder)["state_dict"])
+    files = trainer.strategy.checkpoint_io
+    assert isinstance(files, AtomicCheckpointIO)
+    named = files.best if chosen and trainer.is_global_zero else None
+    classifier.load_state_dict(load_best(folder, named)["state_dict"])
 
 
 def computed(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,15 @@ from typing import Any, ClassVar
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelCheckpoint, ProgressBar, Timer
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    Checkpoint,
+    LearningRateFinder,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ProgressBar,
+    Timer,
+)
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities import rank_zero_only
@@ -47,8 +55,8 @@ STEP_CALLBACKS = (
 PER_EPOCH = (ProgressBar, ModelCheckpoint, Timer)
 # Those that change what a config describes, and what does the same here.
 ELSEWHERE = {
-    "BatchSizeFinder": "try sizes with -m data.batch_size=32,64,128",
-    "LearningRateFinder": "try rates with -m optim.lr=0.001,0.01 or scripts/tune.py",
+    BatchSizeFinder: "try sizes with -m data.batch_size=32,64,128",
+    LearningRateFinder: "try rates with -m optim.lr=0.001,0.01 or scripts/tune.py",
 }
 BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
 # What Lightning warns of, and is no fault here.
@@ -171,13 +179,13 @@ def build_callbacks(config: Mapping[str, Any], **facts: Any) -> list[L.Callback]
     if not sys.stdout.isatty():
         nodes = {name: node for name, node in nodes.items() if not node["_target_"].endswith("ProgressBar")}
     for name, node in nodes.items():
-        kind = node["_target_"].rpartition(".")[2]
-        if kind in ELSEWHERE:
-            raise UsageError(
-                f"{kind} changes what a config says, which is a run's record: {ELSEWHERE[kind]}."
-            )
         set_mode(node, f"callbacks.{name}", config["metrics"])
     built = [build(node, f"callbacks.{name}", **facts) for name, node in nodes.items()]
+    for kind, instead in ELSEWHERE.items():
+        if any(isinstance(one, kind) for one in built):
+            raise UsageError(
+                f"{kind.__name__} changes what a config says, which is a run's record: {instead}."
+            )
     if not any(isinstance(one, ResumeCheckpoint) for one in built):  # without it a run ends with no weights
         built.append(ResumeCheckpoint(math.inf, **facts))
     return built
@@ -234,7 +242,7 @@ def trainer_faults() -> Iterator[None]:
     """Turn what Lightning says of its Trainer's arguments into a message."""
     try:
         yield
-    except (MisconfigurationException, ValueError, TypeError) as error:
+    except (MisconfigurationException, ModuleNotFoundError, ValueError, TypeError) as error:
         raise UsageError(f"trainer: {' '.join(str(error).split())}") from error
 
 

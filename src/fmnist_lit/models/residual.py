@@ -39,7 +39,7 @@ class ResidualCNN(nn.Module):
         stem: channels at 28x28.
         widths: channels of each stage, at most four.
         blocks: residual blocks of each stage.
-        activation: a name in ``layers``.
+        activation: "relu", "leaky_relu" or "gelu".
         classes: outputs.
     """
 

@@ -65,8 +65,9 @@ def read_idx(path: Path, content: bytes) -> list[Picture]:
     file = io.BytesIO(content)
     try:  # a small file may hold gigabytes
         with gzip.open(file) if content.startswith(GZIP_MAGIC) else file as unpacked:
-            claimed = int.from_bytes(unpacked.read(8)[4:], "big")
-            if claimed > MOST_IMAGES:
+            start = unpacked.read(8)
+            claimed = int.from_bytes(start[4:], "big")
+            if start.startswith(IDX_MAGIC + b"\x03") and claimed > MOST_IMAGES:
                 raise UserError(f"{path} claims {claimed:,} images; {MOST_IMAGES:,} at most are read.")
             unpacked.seek(0)
             images = parse_idx(unpacked, 3)  # type: ignore[arg-type]

@@ -28,8 +28,13 @@ RENAMED = {"Whole": "NoPatching", "Concat": "ConcatPatches", "Shared": "SharedML
 TARGETS = {PATCHING + old: PATCHING + new for old, new in RENAMED.items()}
 # Keys that were added since, with the value by which runs without them were made.
 ADDED: dict[str, Any] = {
-    **{"label_smoothing": 0.0, "ema_decay": None, "init_from": None, "freeze": []},
-    **{"data.folds": None, "data.fold": 0, "data.augment_validation": False},
+    "label_smoothing": 0.0,
+    "ema_decay": None,
+    "data.folds": None,
+    "data.fold": 0,
+    "data.augment_validation": False,
+    "init_from": None,
+    "freeze": [],
 }
 # What runs with one of the old names always did.
 FIXED: dict[str, Any] = {

@@ -19,7 +19,7 @@ from fmnist_lit.run_files import read_history, read_metrics, why_unfinished
 SEED = "seed"
 INCIDENTAL_GROUPS = ("logger", "trainer", "debug")
 SPLITS = ("train", "val", "test")
-OWN = ("test_accuracy", "test_loss", "test_flipped_", "test_std", "test_95_low", "test_95_high")
+OWN = ("test_accuracy", "test_loss", "test_std", "test_95_low", "test_95_high")
 HANDFUL = 5  # columns of a readable table that say what differs; CSV and JSON have all
 
 
@@ -195,8 +195,9 @@ def collect(folder: Path, group_by: Sequence[str] = (), columns: Sequence[str] =
     for name in columns:
         if name not in runs.numbers:
             raise UsageError(f"--columns {name}: no run has such a number. {choices(name, runs.numbers)}")
-    own = [name for name in runs.numbers if name.startswith("test_") and not name.startswith(OWN)]
-    measured = list(dict.fromkeys(columns)) or own
+    further = [name for name in runs.numbers if name.startswith("test_") and name not in OWN]
+    further = [name for name in further if not name.startswith("test_flipped_")]
+    measured = list(dict.fromkeys(columns)) or further
     groups = [of.index for _, of in runs.keys.groupby(keys, sort=False)] if keys else [runs.keys.index]
     alike = [Runs(runs.keys.loc[index], runs.groups, runs.numbers.loc[index]) for index in groups]
     rows = sorted((make_row(keys, measured, of) for of in alike), key=lambda row: -row["test_accuracy"])
