@@ -56,7 +56,7 @@ SMALL = (
 )
 
 Config = dict[str, Any]
-# Looking for garbage among all that is imported takes an eighth of the tests' time.
+# Looking for garbage among all that is imported takes up to an eighth of a test's time.
 gc.set_threshold(50_000, 20, 50)
 yaml_load = OmegaConf.load
 

@@ -347,6 +347,8 @@ ASTRAY = {
     "hydra.sweep.subdir='/${hydra:job.num}'": "below the sweep's",
     "hydra.sweep.subdir='${model}'": "no two jobs share it",
     "hydra.sweep.subdir=''": "no two jobs share it",
+    "name=a,b": "Give one name",
+    "hydra.sweep.subdir=same": "no two jobs share it",
 }
 
 

@@ -195,8 +195,8 @@ def collect(folder: Path, group_by: Sequence[str] = (), columns: Sequence[str] =
     for name in columns:
         if name not in runs.numbers:
             raise UsageError(f"--columns {name}: no run has such a number. {choices(name, runs.numbers)}")
-    further = [name for name in runs.numbers if name.startswith("test_") and name not in OWN]
-    further = [name for name in further if not name.startswith("test_flipped_")]
+    of_test = [name for name in runs.numbers if name.startswith("test_") and name not in OWN]
+    further = [name for name in of_test if not name.startswith("test_flipped_")]
     measured = list(dict.fromkeys(columns)) or further
     groups = [of.index for _, of in runs.keys.groupby(keys, sort=False)] if keys else [runs.keys.index]
     alike = [Runs(runs.keys.loc[index], runs.groups, runs.numbers.loc[index]) for index in groups]
