@@ -58,7 +58,7 @@ def test_every_experiment_has_a_row() -> None:
     rows = {f"{report}/{row['row']}" for report, content in published.items() for row in content["rows"]}
     folder = ROOT / "conf" / "experiment"
     files = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.glob("*/[!_]*.yaml")}
-    assert rows == files
+    assert rows == {name for name in files if not name.startswith("tuned/")}  # a search's, of no report
 
 
 def numbers(content: Any) -> set[float]:
