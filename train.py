@@ -1,5 +1,7 @@
 """Train one network, or sweep over many: python train.py model=cnn_c optim=sgd (keys: conf/config.yaml)."""
 
+import fmnist_lit.program  # noqa: F401 (first: see there)
+
 import sys
 
 import hydra

@@ -146,8 +146,12 @@ def be_program(command: list[str], environment: dict[str, str]) -> None:
     status: Any = 1
     try:
         os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # that by which Popen hears of a start, too
-        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
+        encoding = environment.get("PYTHONIOENCODING")
+        sys.stdin = open(0)  # noqa: SIM115
+        sys.stdout = open(1, "w", encoding=encoding)  # noqa: SIM115
+        sys.stderr = open(2, "w", encoding=encoding)  # noqa: SIM115
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         logging.getLogger().handlers.clear()
         os.environ.clear()
         os.environ.update(environment)

@@ -1,12 +1,15 @@
 """train.py as a user calls it: exit statuses, messages, sweeps."""
 
+import errno
 import json
+import os
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tensorboard.compat.tensorflow_stub.io import gfile
 
 from tests.fixtures import ROOT, SMALL, Answer, answer_in_process
 from tests.fixtures import start as forked
@@ -120,6 +123,33 @@ def test_a_sweep_survives_a_failed_job_and_ends_with_a_table(tmp_path: Path) -> 
     assert order[6:] == ["failed", "failed"]
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_of_few_characters_shows_a_sweep_whole(
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    folder = tmp_path / "größe ₤"
+    process = forked("-m", *SMALL, "model=mlp4", "seed=0,1", "debug=fast", f'hydra.sweep.dir="{folder}"')
+    assert process.stdout is not None
+    printed = process.stdout.buffer.read().decode(encoding)
+    assert process.wait(120) == 0
+    assert "2 jobs, best validation accuracy first" in printed
+    assert "\n| 0 " in printed
+    assert "\n| 1 " in printed
+
+
+def test_who_reads_the_first_line_only_ends_nothing(tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    process = forked("-m", *SMALL, "model=mlp4", "seed=0,1", "debug=fast", f"hydra.sweep.dir={sweep}")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(120) == 0
+    assert len(list(sweep.glob("*/metrics.json"))) == 2
+
+
 def test_a_sweep_without_failures_ends_with_status_0(tmp_path: Path) -> None:
     answer = train("-m", *SMALL, "model=mlp4", "seed=0,1", "debug=fast", f"hydra.sweep.dir={tmp_path}/sweep")
     assert answer.returncode == 0, answer.stderr
@@ -158,3 +188,16 @@ def test_tracebacks_are_shown_on_demand(monkeypatch: pytest.MonkeyPatch, tmp_pat
     answer = start("model=cnn_d", f"output_dir={tmp_path}")
     assert answer.returncode == 2
     assert "Traceback" in answer.stderr
+
+
+def test_a_disk_that_is_full_from_the_start_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(gfile.LocalFileSystem, "_write", full)
+    answer = train(*SMALL, "logger=tensorboard", "debug=fast", f"hydra.run.dir={tmp_path}/run")
+    assert answer.returncode == 1
+    assert answer.stderr == f"error: {tmp_path / 'run'}: No space left on device\n"
+    assert capfd.readouterr().err == ""

@@ -1,6 +1,7 @@
 """Files that are whole or not there, when many want them at once and when the disk is full."""
 
 import errno
+import fcntl
 import os
 import platform
 import shutil
@@ -12,17 +13,20 @@ from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
+from fmnist_lit import files
 from fmnist_lit.allocator import keep_freed_memory
 from fmnist_lit.app import message
-from fmnist_lit.checkpoints import LAST, AtomicCheckpointIO
+from fmnist_lit.checkpoints import LAST, PREVIOUS, AtomicCheckpointIO
 from fmnist_lit.errors import Occupied, UserError
 from fmnist_lit.files import (
     is_locked,
+    locked,
     require_all_inside,
     require_inside,
+    whole_folder,
     write_json,
     write_new,
     write_whole,
@@ -211,3 +215,72 @@ def test_a_compressed_checkpoint_is_refused(tmp_path: Path) -> None:
             small.writestr(record.filename, plain.read(record))
     with pytest.raises(UserError, match="is no record of a checkpoint"):
         load_checkpoint(tmp_path / "best.ckpt")
+
+
+def refusing(number: int) -> Callable[..., None]:
+    """Return what a file system does that cannot do something."""
+
+    def refuse(*arguments: Any, **further: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK])
+def test_a_file_system_without_hard_links_or_modes_holds_runs_too(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for call in ("link", "chmod"):
+        monkeypatch.setattr(os, call, refusing(number))
+    test_of_many_runs_that_start_at_once_one_gets_the_directory(tmp_path)
+    checkpoints = AtomicCheckpointIO()
+    for epoch in (1, 2):
+        checkpoints.save_checkpoint({"epoch": epoch}, tmp_path / LAST)
+    assert [torch.load(tmp_path / name) for name in (PREVIOUS, LAST)] == [{"epoch": 1}, {"epoch": 2}]
+    with whole_folder(tmp_path / "export") as folder:
+        (folder / "file").touch()
+    assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", PREVIOUS, LAST, "export"}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.EBADF])
+def test_a_file_system_without_locks_holds_runs_too_and_says_so(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", refusing(number))
+    for waiting in ("", "Waiting ..."):
+        with locked(tmp_path / ".lock", waiting):
+            pass
+    assert not is_locked(tmp_path / ".lock")
+    assert number == errno.ENOSYS or "no locks on this file system" in caplog.text
+
+
+def test_who_waits_for_a_lock_says_for_what(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(files, "PATIENCE_S", 0.01)
+    held = FileLock(tmp_path / ".lock")
+    held.acquire()
+    monkeypatch.setattr(files.log, "info", lambda *said: (log.append(said), held.release()))
+    log: list[Any] = []
+    with locked(tmp_path / ".lock", "Waiting for another process ..."):
+        assert log == [("%s (lock: %s)", "Waiting for another process ...", tmp_path / ".lock")]
+    held.acquire()
+    with pytest.raises(Timeout), locked(tmp_path / ".lock"):
+        raise AssertionError("two have it")
+    held.release()
+
+
+def test_what_a_killed_process_left_goes_when_the_same_is_written_again(tmp_path: Path) -> None:
+    old, new, other = (tmp_path / name for name in (".a.json.1.part", ".a.json.2.part", ".b.json.1.part"))
+    folder = tmp_path / ".export.1.part"
+    folder.mkdir()
+    for path in (old, new, other, folder / "file"):
+        path.touch()
+    for path in (old, other, folder):
+        os.utime(path, (0, 0))
+    write_json(tmp_path / "a.json", {})
+    with whole_folder(tmp_path / "export"):
+        pass
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"a.json", "export", new.name, other.name}  # another process may be writing it now

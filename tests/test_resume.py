@@ -23,11 +23,13 @@ from fmnist_lit import checkpoints, trainer
 from fmnist_lit.callbacks import History
 from fmnist_lit.checkpoints import BEST, LAST, PREVIOUS
 from fmnist_lit.classifier import Classifier
+from fmnist_lit.config import read_config
 from fmnist_lit.errors import Diverged, Occupied, UsageError, UserError
 from fmnist_lit.interrupt import Interrupted
 from fmnist_lit.resume import named_run, resume
-from fmnist_lit.run import run
-from tests.fixtures import is_valid
+from fmnist_lit.run import claim, run
+from fmnist_lit.run_files import read_overrides
+from tests.fixtures import SMALL, is_valid
 
 RECIPES = {
     "everything that is random": (
@@ -584,10 +586,55 @@ def test_a_run_that_goes_on_elsewhere_is_left_alone(recipe: Any, tmp_path: Path)
 
 def test_the_command_line_names_one_run_and_nothing_else() -> None:
     assert named_run(["model=cnn_c"]) is None
-    assert named_run(["resume=a/b"]) == (Path("a/b"), ())
-    assert named_run(["trust=[mine, yours]", "resume=a/b"]) == (Path("a/b"), ("mine", "yours"))
-    with pytest.raises(UsageError, match=r"Leave out: optim\.lr=1"):
-        named_run(["resume=a/b", "optim.lr=1"])
+    assert named_run(["resume=a/b"]) == (Path("a/b"), (), ())
+    assert named_run(["resume=~/b"]) == (Path.home() / "b", (), ())
+    assert named_run(["trust=[mine, yours]", "resume=a/b"]) == (Path("a/b"), ("mine", "yours"), ())
+    changed = ("threads=1", "trainer.max_epochs=9")
+    assert named_run(["threads=1", "resume=a/b", "trainer.max_epochs=9"]) == (Path("a/b"), (), changed)
+    with pytest.raises(UsageError, match=r"Leave out: optim\.lr=1\. What may change: trainer\.max_epochs, "):
+        named_run(["resume=a/b", "threads=1", "optim.lr=1"])
+
+
+@pytest.mark.parametrize("argument", ["ckpt_path=", "+ckpt_path=", "resume="])
+def test_a_checkpoint_is_answered_with_its_run(argument: str, whole: dict[str, Path]) -> None:
+    run = whole["everything that looks back"]
+    with pytest.raises(UsageError, match=rf"resume={run}(;|$)"):
+        resume(*(named_run([f"{argument}{run}/checkpoints/last.ckpt"]) or ()))
+
+
+def test_a_run_goes_on_for_longer_as_if_it_had_been_said_at_first(recipe: Any, tmp_path: Path) -> None:
+    for name, epochs in (("short", 2), ("long", 3)):
+        config = recipe("everything that is random", "schedule=constant", f"trainer.max_epochs={epochs}")
+        (tmp_path / name).mkdir()
+        run(config, tmp_path / name, {}, f"python train.py model=mlp trainer.max_epochs={epochs} seed=1")
+    with pytest.raises(UsageError, match="is finished, with a test accuracy of"):
+        resume(tmp_path / "short", changed=("trainer.max_epochs=2",))
+    metrics = resume(tmp_path / "short", changed=("trainer.max_epochs=3", "data.eval_batch_size=64"))
+    (weights, rows, _), (others, other_rows, _) = outcome(tmp_path / "short"), outcome(tmp_path / "long")
+    assert rows == other_rows
+    assert all(torch.equal(weights[key], others[key]) for key in weights)
+    told = "python train.py model=mlp seed=1 trainer.max_epochs=3 data.eval_batch_size=64"
+    assert metrics["command"] == told
+    assert read_config(tmp_path / "short")["trainer"]["max_epochs"] == 3
+    assert read_overrides(tmp_path / "short") == told.split()[2:]
+
+
+@pytest.mark.parametrize(
+    ("further", "reason"),
+    [
+        (("schedule=cosine",), "depend on the length"),
+        (("schedule=onecycle",), "depend on the length"),
+        (("+callbacks.swa._target_=lightning.pytorch.callbacks.StochasticWeightAveraging",), "the length"),
+    ],
+)
+def test_a_run_that_would_have_gone_another_way_is_not_made_longer(
+    further: tuple[str, ...], reason: str, composed: Any, tmp_path: Path
+) -> None:
+    config = composed(*SMALL, "model=mlp4", *further)
+    claim(tmp_path, config)
+    with pytest.raises(UsageError, match=rf"trainer\.max_epochs: .*{reason}"):
+        resume(tmp_path, changed=("trainer.max_epochs=3",))
+    assert read_config(tmp_path) == config
 
 
 def test_what_cannot_go_on_says_why(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from fmnist_lit.callbacks import History
 from fmnist_lit.checkpoints import LAST, AtomicCheckpointIO
 from fmnist_lit.classifier import Classifier
 from fmnist_lit.errors import Diverged
-from fmnist_lit.interrupt import Interrupted
+from fmnist_lit.interrupt import ALWAYS, SIGNALS, Interrupted, own_signals
 from fmnist_lit.run import run
 from tests.fixtures import SMALL, answer_in_process
 
@@ -75,8 +75,13 @@ def last(directory: Path) -> Any:
     return torch.load(directory / "checkpoints" / LAST, weights_only=True)["state_dict"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        *((moment, number) for moment in MOMENTS for number in ALWAYS),
+        *(("in validation", number) for number in SIGNALS if number not in ALWAYS),
+    ],
+)
 def test_a_signal_stops_a_run_whenever_it_comes(
     moment: str, number: signal.Signals, config: dict[str, Any], weights: Any, tmp_path: Path
 ) -> None:
@@ -136,3 +141,12 @@ def test_a_signal_is_not_forgotten_when_the_job_fails_before_it_stops(tmp_path: 
     ]
     assert not (tmp_path / "sweeps" / "night" / "1").exists()
     assert "unfinished" in said
+
+
+def test_what_nohup_has_switched_off_stays_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with own_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)

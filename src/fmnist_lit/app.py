@@ -24,7 +24,16 @@ from yaml import YAMLError
 
 from fmnist_lit.build import TARGET, arguments_of, known_keys
 from fmnist_lit.config import CONF, origin, resolved
-from fmnist_lit.errors import Occupied, UsageError, UserError, choices, os_message, printable_lines
+from fmnist_lit.errors import (
+    Occupied,
+    UsageError,
+    UserError,
+    choices,
+    encode_always,
+    flush_output,
+    os_message,
+    printable_lines,
+)
 from fmnist_lit.files import write_json
 from fmnist_lit.interrupt import Interrupted, follow_parent, own_signals
 from fmnist_lit.resume import named_run, resume, way_on
@@ -37,6 +46,7 @@ FULL_ERROR = "HYDRA_FULL_ERROR"  # set to 1 by the user, it shows tracebacks
 ASKED = "FMNIST_LIT_FULL_ERROR"  # what the user set, for the processes of a sweep: Hydra's is set by us there
 WANTS_TRACEBACK = os.environ.get(ASKED, os.environ.get(FULL_ERROR)) == "1"
 
+CONFIG = "config.yaml"  # of a run
 WITHOUT_KEYS = ("experiment", "sweep")  # groups that set others' keys
 
 # Runs that start in the same second must not share a directory.
@@ -56,7 +66,8 @@ class Command(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a single run that cannot work, before Hydra makes its folder."""
         with refused(config):
-            refuse_used(Path(config.hydra.run.dir), "config.yaml", "hydra.run.dir")
+            asked = "hydra.run.dir" if config.name is None else f"name={config.name}"
+            refuse_used(Path(config.hydra.run.dir), CONFIG, asked)
             from fmnist_lit.check import check  # PyTorch is imported here, after all names are known
 
             check(resolved(config))
@@ -67,7 +78,7 @@ class Command(Callback):
             gather_jobs(config)
             Command.sweep, Command.name = Path(config.hydra.sweep.dir), config.name
             if config.name is None:
-                refuse_used(Command.sweep, "**/config.yaml", "hydra.sweep.dir")
+                refuse_used(Command.sweep, f"**/{CONFIG}", "hydra.sweep.dir")
             else:
                 begin_sweep(Command.sweep, config.name, config.hydra.overrides.task, resolved(config))
 
@@ -82,10 +93,16 @@ def refused(config: DictConfig) -> Iterator[None]:
         sys.exit(say(error))
 
 
-def refuse_used(directory: Path, sign: str, key: str) -> None:
-    """Refuse a directory that already holds a run; Hydra would write over its records."""
+def refuse_used(directory: Path, sign: str, asked: str) -> None:
+    """Refuse a directory that already holds a run; Hydra would write over its records.
+
+    Args:
+        sign: pattern of the files that tell.
+        asked: what of the command line leads there.
+    """
     if next(directory.glob(sign), None):
-        raise UsageError(f"{directory} already holds a run. Name another folder, or leave {key} out.")
+        way = f" To go on with it: resume={directory}." if sign == CONFIG else ""
+        raise UsageError(f"{asked}: {directory} already holds a run.{way} To start another, change {asked}.")
 
 
 def run_job(cfg: DictConfig) -> float | None:
@@ -98,6 +115,7 @@ def run_job(cfg: DictConfig) -> float | None:
     hydra = HydraConfig.get()
     directory = Command.run = Path(hydra.runtime.output_dir)
     follow_parent()
+    encode_always()  # a sweep's worker is a program of its own
     try:
         config = resolved(cfg)
         config["threads"] = config["threads"] or threads_for(hydra.launcher, config["trainer"]["devices"])
@@ -120,11 +138,11 @@ def run_job(cfg: DictConfig) -> float | None:
         return None
 
 
-def go_on(directory: Path, trust: Sequence[str] = ()) -> int:
+def go_on(directory: Path, trust: Sequence[str] = (), changed: Sequence[str] = ()) -> int:
     """Resume a run and return the exit status."""
     Command.run = directory
     try:
-        resume(directory, trust)
+        resume(directory, trust, changed)
     except UsageError as error:  # there is nothing to go on with
         return say(error)
     except Exception as error:
@@ -201,7 +219,7 @@ def say(error: BaseException) -> int:
 def command_line(train: Callable[[], Any]) -> int:
     """Run what the command line says and return the exit status.
 
-    0, 1 for a failure, 2 for a wrong command line, 130 and 143 after Ctrl-C and SIGTERM.
+    0, 1 for a failure, 2 for a wrong command line, 128 and its number after a signal: 130 after Ctrl-C.
     """
     try:
         with own_signals():
@@ -212,6 +230,7 @@ def command_line(train: Callable[[], Any]) -> int:
             if stopped is not None:
                 return go_on(*stopped)
             call_hydra(train)
+            return end_of_sweep()
     except UsageError as error:
         return say(error)
     except Interrupted as error:
@@ -219,9 +238,11 @@ def command_line(train: Callable[[], Any]) -> int:
             say(error.__cause__)
         if Command.sweep is not None and Command.sweep.exists():
             end_of_sweep()
-        print(f"{error}. {after_interrupt()}", file=sys.stderr)
+        with suppress(OSError):  # a terminal that was closed
+            print(f"{error}. {after_interrupt()}", file=sys.stderr)
         return error.status
-    return end_of_sweep()
+    finally:
+        flush_output()
 
 
 def home_expanded(argument: str) -> str:
@@ -270,5 +291,6 @@ def end_of_sweep() -> int:
     from fmnist_lit.readers.sweep_table import sweep_summary
 
     text, failures = sweep_summary(sweep)
-    print(text)
+    with suppress(BrokenPipeError):  # whoever read the output has seen enough
+        print(text, flush=True)
     return 1 if failures else Command.status

@@ -34,6 +34,19 @@ INCIDENTAL = (
     "trainer.accelerator",
     "callbacks.resume.every_s",
 )
+# What a resume may change: it trains longer, on other devices, with other settings of speed.
+MAY_CHANGE = (
+    "trainer.max_epochs",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.accelerator",
+    "threads",
+    "steps_per_execution",
+    "data.eval_batch_size",
+    "data.images.folder",
+    "callbacks.resume.every_s",
+)
 # Paths that are meant from the folder of the command line, wherever the run is read later.
 PATHS = ("output_dir", "init_from", "data.images.folder", "data.images.source")
 ORIGIN = "origin"  # the key of a run's config.yaml under which choices and command stand

@@ -1,5 +1,6 @@
 """What a user did wrong, in one message."""
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -58,6 +59,22 @@ def printable(text: object, most: int = 500) -> str:
 def printable_lines(text: object) -> str:
     """Return a message of one line or more as ``printable`` does."""
     return "\n".join(printable(line, most=2000) for line in str(text).splitlines())
+
+
+def encode_always() -> None:
+    """Let no character end the program: one that the terminal does not have is printed as its number."""
+    flush_output()  # else reconfigure would
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def flush_output() -> None:
+    """Print what is still to be printed, unless whoever read it has left; Python would say so at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def exit_status(work: Callable[[], None]) -> int:

@@ -2,20 +2,61 @@
 
 import errno
 import json
+import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from fmnist_lit.errors import Occupied
 
-PART = ".part"  # ends the name of a file that is being written
+log = logging.getLogger(__name__)
+
+PART = ".part"  # ends the name of a file or folder that is being written
+LEFT_S = 3600  # a part so old is of a process that was killed
 LOCK = ".lock"  # of a folder in which one process at a time may work
+PATIENCE_S = 2  # before it is said what is waited for
+# What file systems answer that have no locks; some of Lustre and NFS.
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF)
+
+
+@contextmanager
+def locked(path: Path, waiting: str = "") -> Iterator[BaseFileLock]:
+    """Keep other processes out; a lock ends with its process, if not before.
+
+    Where the file system has no locks there is none, which is said.
+
+    Args:
+        waiting: what to say if another process has it for seconds; without it nobody waits.
+
+    Raises:
+        Timeout: another process has it, and nobody waits.
+        OSError: its file cannot be written.
+    """
+    lock = FileLock(path)
+    try:
+        try:
+            lock.acquire(timeout=PATIENCE_S if waiting else 0)
+        except Timeout:
+            if not waiting:
+                raise
+            log.info("%s (lock: %s)", waiting, path)
+            lock.acquire()
+    except OSError as error:
+        if error.errno not in NO_LOCKS:  # Timeout has none
+            raise
+        log.warning("%s: no locks on this file system. Start nothing twice at once here.", path.parent)
+    try:
+        yield lock
+    finally:
+        lock.release()
 
 
 def is_locked(path: Path) -> bool:
@@ -61,7 +102,7 @@ def sync_folder(folder: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):  # of file systems that cannot
+        if error.errno not in NO_LOCKS:  # of file systems that cannot
             raise
     finally:
         os.close(descriptor)
@@ -79,6 +120,7 @@ def whole_file(path: Path, publish: Callable[[str, Path], None] = os.replace) ->
     Raises:
         OSError: the folder is missing or full; nothing is left behind.
     """
+    remove_parts(path.parent, path.name, LEFT_S)
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
         try:
@@ -86,7 +128,8 @@ def whole_file(path: Path, publish: Callable[[str, Path], None] = os.replace) ->
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
+            with suppress(OSError):  # exFAT knows no modes
+                os.chmod(temporary, 0o644)
             publish(temporary, path)
         finally:
             Path(temporary).unlink(missing_ok=True)
@@ -99,14 +142,39 @@ def give_name(path: Path, name: str) -> None:
     """Let a file have another name in its folder too, in one step, whatever has that name now."""
     link = path.with_name(f".{name}{PART}")
     link.unlink(missing_ok=True)
-    os.link(path, link)
+    try:
+        os.link(path, link)
+    except OSError:  # exFAT and many of FUSE have no links; whatever else it is comes again
+        shutil.copyfile(path, link)
     os.replace(link, path.with_name(name))
 
 
-def remove_parts(folder: Path) -> None:
-    """Remove what a killed process had half written."""
-    for part in folder.glob(f".*{PART}"):
-        part.unlink(missing_ok=True)
+def take_name(temporary: str, path: Path) -> None:
+    """Give a file a name that no other has, in one step.
+
+    Raises:
+        FileExistsError: another one has it.
+    """
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # without links in two steps: no other process gets the name either
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+        os.replace(temporary, path)
+
+
+def remove_parts(folder: Path, name: str = "", older_s: float = -1) -> None:
+    """Remove what a killed process had half written: files, and folders of ``whole_folder``.
+
+    Args:
+        name: of what was to be written; "": of anything.
+        older_s: only what was not changed for so many seconds.
+    """
+    for part in folder.glob(f".{escape(name)}*{PART}"):
+        with suppress(FileNotFoundError):  # another process removes it too
+            if time.time() - part.lstat().st_mtime > older_s:
+                shutil.rmtree(part) if part.is_dir() and not part.is_symlink() else part.unlink()
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -126,7 +194,7 @@ def write_new(path: Path, content: bytes) -> None:
         FileExistsError: there is one.
         OSError: the folder is missing or full; nothing is left behind.
     """
-    with whole_file(path, publish=os.link) as file:
+    with whole_file(path, publish=take_name) as file:
         file.write(content)
 
 
@@ -143,10 +211,12 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         Exception: whatever the caller raised while filling it; then nothing has changed.
     """
     folder.parent.mkdir(exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    remove_parts(folder.parent, folder.name, LEFT_S)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=PART, dir=folder.parent))
     try:
         yield temporary
-        temporary.chmod(0o755)
+        with suppress(OSError):  # exFAT knows no modes
+            temporary.chmod(0o755)
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(temporary, folder)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: training finishes its step and saves; anything else stops at once."""
+"""Ctrl-C, SIGTERM and their like: training finishes its step and saves; anything else stops at once."""
 
 import multiprocessing
 import os
@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Ctrl-C, the end of a job; of a terminal; of a batch system's patience, which each has its own signal for.
+ALWAYS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (*ALWAYS, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)
 
 
 class Interrupted(BaseException):
@@ -45,9 +47,10 @@ class Signals:
         self.number: int | None = None
 
     def own(self) -> None:
-        """Handle signals here, whoever handles them now."""
+        """Handle signals here, whoever handles them now. What nohup has switched off stays so."""
         for number in SIGNALS:
-            signal.signal(number, self.received)
+            if number in ALWAYS or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self.received)
 
     def received(self, number: int, frame: FrameType | None) -> None:
         """Note the signal, or stop."""
@@ -68,7 +71,7 @@ class Signals:
 
 @contextmanager
 def own_signals(patient: bool = False) -> Iterator[Signals]:
-    """Handle SIGINT and SIGTERM here, then leave them as they were.
+    """Handle SIGNALS here, then leave them as they were.
 
     Raises:
         Interrupted: a signal was noted, and nobody has asked for it; its cause is the failure meanwhile.

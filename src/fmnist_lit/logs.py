@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from fmnist_lit.errors import flush_output
+
 
 class ConsoleHandler(logging.StreamHandler[TextIO]):
     """Writes to whatever sys.stdout is at the time, so that a progress bar can make room for a line."""
@@ -18,6 +20,13 @@ class ConsoleHandler(logging.StreamHandler[TextIO]):
     def stream(self) -> TextIO:  # type: ignore[override]
         """The standard output of the moment."""
         return sys.stdout
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Go on without whoever has read enough, or a terminal that was closed; train.log has it all."""
+        if isinstance(sys.exc_info()[1], OSError):
+            flush_output()
+        else:
+            super().handleError(record)
 
 
 def log_to_console() -> None:

@@ -1,13 +1,18 @@
 """Goes on with a run that was stopped: python train.py resume=RUN."""
 
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from fmnist_lit.build import TARGET, TRUSTED, is_inside
-from fmnist_lit.config import leaves, read_config, read_origin
+from fmnist_lit.config import MAY_CHANGE, leaves, read_config, read_origin, with_absolute_paths
 from fmnist_lit.errors import UsageError, UserError
 from fmnist_lit.logs import log_to_console
 from fmnist_lit.run_files import read_metrics
@@ -16,23 +21,52 @@ from fmnist_lit.run_files import read_metrics
 BUILT_FROM = (*TRUSTED, "lightning.pytorch.callbacks", "lightning.pytorch.loggers", "torchmetrics")
 
 
-def named_run(arguments: Sequence[str]) -> tuple[Path, tuple[str, ...]] | None:
-    """Return the run that a command line wants to go on with, and further packages for its classes.
+class Wanted(NamedTuple):
+    """What a command line wants to go on with.
 
-    None if it wants something else.
+    Attributes:
+        run: its directory.
+        trust: further packages from which the run's classes may come, and to which it may say any path.
+        changed: overrides of its config.
+    """
+
+    run: Path
+    trust: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+
+
+def named_run(arguments: Sequence[str]) -> Wanted | None:
+    """Return the run that a command line wants to go on with; None if it wants something else.
 
     Raises:
         UsageError: it wants both.
     """
+    of_lightning = [argument for argument in arguments if argument.lstrip("+").startswith("ckpt_path=")]
+    if of_lightning:
+        path = Path(of_lightning[0].partition("=")[2])
+        raise UsageError(
+            f"{of_lightning[0]}: a run goes on by its directory: resume={run_of(path)}; another run starts "
+            f"from its weights: init_from={run_of(path)}"
+        )
     named = [argument for argument in arguments if argument.startswith("resume=")]
     if not named:
         return None
     trust = [argument for argument in arguments if argument.startswith("trust=")]
-    others = [argument for argument in arguments if argument not in (named[0], *trust[:1])]
-    if others:
-        raise UsageError(f"resume=RUN takes everything from the run. Leave out: {shlex.join(others)}")
+    changed = [argument for argument in arguments if argument not in (named[0], *trust[:1])]
+    refused = [each for each in changed if each.partition("=")[0].lstrip("+") not in MAY_CHANGE]
+    if refused:
+        raise UsageError(
+            f"resume=RUN takes all that decides a figure from the run. Leave out: {shlex.join(refused)}. "
+            f"What may change: {', '.join(MAY_CHANGE)}."
+        )
     packages = "".join(trust).removeprefix("trust=").strip("[]").split(",")
-    return Path(named[0].removeprefix("resume=")), tuple(p.strip() for p in packages if p.strip())
+    run = Path(os.path.expanduser(named[0].removeprefix("resume=")))
+    return Wanted(run, tuple(p.strip() for p in packages if p.strip()), tuple(changed))
+
+
+def run_of(path: Path) -> Path:
+    """Return the run directory that a path in it is of."""
+    return next((folder for folder in path.parents if (folder / "config.yaml").is_file()), path)
 
 
 def foreign_packages(config: Mapping[str, Any], known: Sequence[str] = BUILT_FROM) -> list[str]:
@@ -49,11 +83,12 @@ def way_on(directory: Path) -> str:
     return f"python {shlex.join([sys.argv[0], f'resume={directory}', *trust])}"
 
 
-def resume(directory: Path, trust: Sequence[str] = ()) -> dict[str, Any]:
+def resume(directory: Path, trust: Sequence[str] = (), changed: Sequence[str] = ()) -> dict[str, Any]:
     """Go on from the last whole checkpoint to the end; the same bits as without the stop, on a CPU.
 
     Args:
-        trust: further packages from which the run's classes may come, and to which it may say any path.
+        trust: see ``Wanted``.
+        changed: see ``Wanted``; they become part of the run's config and of its command.
 
     Returns:
         What metrics.json holds.
@@ -61,12 +96,17 @@ def resume(directory: Path, trust: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         UserError: the run cannot go on, or cannot end well.
     """
-    require_unfinished(directory)
+    given = dict(item.lstrip("+").split("=", 1) for item in changed)
+    longer = given.get("trainer.max_epochs", "")
+    require_unfinished(directory, int(longer) if longer.isdecimal() else 0)
     from fmnist_lit.check import check  # PyTorch is imported here
     from fmnist_lit.run import run
 
     try:
-        config, origin = read_config(directory), read_origin(directory)
+        config, (choices, command) = read_config(directory), read_origin(directory)
+        if longer:
+            require_same_way(config, trust)
+        config = with_changes(config, changed)
         packages = foreign_packages(config, (*BUILT_FROM, *trust))
         if len(packages) > 1:
             raise UsageError(
@@ -80,7 +120,7 @@ def resume(directory: Path, trust: Sequence[str] = ()) -> dict[str, Any]:
     log_to_console()
     config["data"]["images"] = where_they_are(config["data"]["images"], directory)
     try:
-        metrics = run(config, directory, *origin, resumed=True)
+        metrics = run(config, directory, choices, changed_command(command, changed), resumed=True)
     except (UserError, OSError):
         raise
     except Exception as error:  # a run from elsewhere may hold anything; failure.json keeps the traceback
@@ -88,6 +128,45 @@ def resume(directory: Path, trust: Sequence[str] = ()) -> dict[str, Any]:
         raise UserError(f"{directory} cannot go on: {type(error).__name__}: {reason}") from error
     (directory / "failure.json").unlink(missing_ok=True)
     return metrics
+
+
+def with_changes(config: Mapping[str, Any], changed: Sequence[str]) -> dict[str, Any]:
+    """Return a run's config with some values changed.
+
+    Raises:
+        UsageError: one cannot be read.
+    """
+    try:
+        new = OmegaConf.from_dotlist([item.lstrip("+") for item in changed])
+        merged: Any = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(dict(config)), new))
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise UsageError(f"{shlex.join(changed)}: {' '.join(str(error).split())}") from error
+    return with_absolute_paths(merged)
+
+
+def changed_command(command: str, changed: Sequence[str]) -> str:
+    """Return the command that starts a run as it is after some changes."""
+    keys = {item.partition("=")[0].lstrip("+") for item in changed}
+    kept = [word for word in shlex.split(command) if word.partition("=")[0].lstrip("+") not in keys]
+    return shlex.join([*kept, *changed])
+
+
+def require_same_way(config: Mapping[str, Any], trust: Sequence[str]) -> None:
+    """Refuse to make a run longer that would have gone another way from the start.
+
+    Raises:
+        UsageError: its rates or its average depend on its length.
+    """
+    from fmnist_lit.schedules import needs_length
+
+    if needs_length(config["schedule"], (*BUILT_FROM, *trust)):
+        raise UsageError("trainer.max_epochs: its schedule's rates depend on the length of the whole run.")
+    if any(
+        node and node[TARGET].endswith("StochasticWeightAveraging") for node in config["callbacks"].values()
+    ):
+        raise UsageError(
+            "trainer.max_epochs: StochasticWeightAveraging depends on the length of the whole run."
+        )
 
 
 def require_no_places(config: Mapping[str, Any], trust: Sequence[str]) -> None:
@@ -132,19 +211,25 @@ def where_they_are(images: Mapping[str, Any], directory: Path) -> dict[str, Any]
     return {**images, "folder": str(folder), "source": None}
 
 
-def require_unfinished(directory: Path) -> None:
-    """Refuse a directory without a run, or with a finished one.
+def require_unfinished(directory: Path, epochs: int = 0) -> None:
+    """Refuse a directory without a run, or with a finished one, unless it is to have more epochs.
 
     Raises:
         UsageError: it is one of these.
     """
     if not (directory / "config.yaml").is_file():
-        raise UsageError(f"resume={directory}: no run of train.py; it has no config.yaml.")
+        run = run_of(directory)
+        known = f"no run of train.py; it has no config.yaml. Name the directory of a run: resume={run}"
+        raise UsageError(f"resume={directory}: {known if run != directory else known.partition(' Name')[0]}")
     metrics = directory / "metrics.json"
     if not metrics.exists():
         return
     try:
-        accuracy = read_metrics(directory)["test"]["accuracy"]
+        found = read_metrics(directory)
     except UserError as error:
         raise UsageError(f"{error} Without {metrics}, resume={directory} makes it anew.") from error
-    raise UsageError(f"resume={directory}: this run is finished, with a test accuracy of {accuracy:.4f}.")
+    if epochs <= found["epochs"]:
+        raise UsageError(
+            f"resume={directory}: this run is finished, with a test accuracy of "
+            f"{found['test']['accuracy']:.4f}. To train longer: resume={directory} trainer.max_epochs=..."
+        )

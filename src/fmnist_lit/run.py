@@ -14,7 +14,7 @@ from typing import Any
 import lightning as L
 import torch
 import yaml
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import BaseFileLock, Timeout
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from torch.optim import Optimizer
 
@@ -24,12 +24,13 @@ from fmnist_lit.build import build, build_group
 from fmnist_lit.callbacks import BestCheckpoint, History, ResumeCheckpoint
 from fmnist_lit.checkpoints import LAST, AtomicCheckpointIO, latest_valid, load_best, require_same_run, settle
 from fmnist_lit.classifier import FLIPPED, Classifier
-from fmnist_lit.config import ORIGIN, decisive
+from fmnist_lit.config import MAY_CHANGE, ORIGIN, decisive, read_config
 from fmnist_lit.data.datamodule import DataModule
 from fmnist_lit.data.dataset import CLASSES, Images
 from fmnist_lit.errors import Diverged, Occupied, UsageError, UserError
 from fmnist_lit.files import (
     LOCK,
+    locked,
     remove_parts,
     require_all_inside,
     sync_folder,
@@ -51,8 +52,6 @@ from fmnist_lit.trainer import build_callbacks, build_trainer, quiet_lightning, 
 
 log = logging.getLogger(__name__)
 
-# What a resume may change: it trains longer, or on other devices.
-MAY_CHANGE = ("trainer.max_epochs", "trainer.devices", "trainer.num_nodes", "trainer.strategy")
 FUSED = ("torch.optim.SGD", "torch.optim.Adam", "torch.optim.AdamW")
 DEFAULT_THREADS = torch.get_num_threads()  # a sweep's jobs share this process and its setting
 
@@ -91,17 +90,19 @@ def run(
     with ExitStack() as opened:
         signals = opened.enter_context(own_signals(patient=distributed.is_started(config)))
         images: Images = build(config["data"]["images"], "data.images", fetch=not resumed)
+        whole = {**config, ORIGIN: {"command": command, "choices": dict(choices)}}
         if not resumed and not claimed:  # what is refused leaves the directory free
             build_classifier(config, images.classes)
             if rank == 0:
-                claim(directory, {**config, ORIGIN: {"command": command, "choices": dict(choices)}})
+                claim(directory, whole)
         if rank == 0:
             lock = opened.enter_context(alone(directory))
             opened.enter_context(logged_to(directory / "train.log"))
-            keep_overrides(directory, command)
             if resumed:
                 remove_parts(directory)
                 remove_parts(directory / ".hydra")
+                keep_changes(directory, whole)
+            keep_overrides(directory, command)
         if distributed.world_size(config) > 1 and not distributed.is_started(config):
             assert not callbacks, "the processes know nothing of them"
             lock.release()  # the first process will hold it
@@ -208,11 +209,8 @@ def claim(directory: Path, config: Mapping[str, Any]) -> None:
 
     Nothing is written before. All that a resume needs is in one file, which is there whole or not at all.
     """
-    apart = json.loads(json.dumps(config))  # an object that is there twice would get an alias
     try:
-        write_new(
-            directory / "config.yaml", yaml.safe_dump(apart, sort_keys=False, allow_unicode=True).encode()
-        )
+        write_new(directory / "config.yaml", as_yaml(config))
     except FileExistsError as error:
         raise Occupied(
             f"{directory} already holds a run. Name another folder, or leave hydra.run.dir out."
@@ -221,15 +219,30 @@ def claim(directory: Path, config: Mapping[str, Any]) -> None:
         sync_folder(folder)
 
 
+def keep_changes(directory: Path, config: Mapping[str, Any]) -> None:
+    """Store what a resume changes, before anybody reads it; nothing else is ever changed."""
+    before = read_config(directory)
+    new = {key: value for key, value in config.items() if key != ORIGIN}
+    if before != new and computed(before) == computed(new):
+        write_whole(directory / "config.yaml", as_yaml(config))
+    (directory / "metrics.json").unlink(missing_ok=True)  # of a run that is to be longer
+
+
+def as_yaml(config: Mapping[str, Any]) -> bytes:
+    """Return a config as the content of a file; an object that is there twice gets no alias."""
+    apart = json.loads(json.dumps(config))
+    text: str = yaml.safe_dump(apart, sort_keys=False, allow_unicode=True)
+    return text.encode()
+
+
 def keep_overrides(directory: Path, command: str) -> None:
     """Write a run's overrides where Hydra's users look for them."""
     file = directory / ".hydra" / "overrides.yaml"
-    if not file.exists():
-        file.parent.mkdir(exist_ok=True)
-        words = shlex.split(command)[2:]
-        while words[:1] == ["--config-dir"]:
-            words = words[2:]
-        write_whole(file, yaml.safe_dump(words, allow_unicode=True).encode())
+    file.parent.mkdir(exist_ok=True)
+    words = shlex.split(command)[2:]
+    while words[:1] == ["--config-dir"]:
+        words = words[2:]
+    write_whole(file, yaml.safe_dump(words, allow_unicode=True).encode())
 
 
 @contextmanager
@@ -240,7 +253,7 @@ def alone(directory: Path) -> Iterator[BaseFileLock]:
         Occupied: another process runs here.
     """
     try:
-        with FileLock(directory / LOCK, timeout=0) as lock:
+        with locked(directory / LOCK) as lock:
             yield lock
     except Timeout as error:
         raise Occupied(f"{directory}: this run is going on, in another process.") from error

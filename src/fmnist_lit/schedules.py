@@ -51,6 +51,12 @@ def build_schedule(
     return as_lightning(build(inner, "schedule", optimizer, trusted=trusted, **facts), **outer)
 
 
+def needs_length(node: Mapping[str, Any], trusted: Sequence[str] | None = None) -> bool:
+    """Whether a schedule's rates depend on how long the whole run is."""
+    known = inspect.signature(target_of(node, "schedule", trusted)).parameters
+    return "total_steps" in known and not (node.get("total_steps") or node.get("epochs"))
+
+
 def as_lightning(built: Any, **outer: Any) -> Schedule:
     """Turn a scheduler, or a dictionary that has one, into Lightning's dictionary; None stays None.
 
@@ -122,14 +128,13 @@ def require_below(min_lr: float, optimizer: Optimizer) -> None:
         raise UsageError(f"schedule.min_lr={min_lr} lies above optim.lr={highest}.")
 
 
-def constant(optimizer: Optimizer, total_steps: int) -> Schedule:
+def constant(optimizer: Optimizer) -> Schedule:
     """Keep the rate."""
     return None
 
 
 def plateau(
     optimizer: Optimizer,
-    total_steps: int,
     monitor: Text,
     factor: OpenShare,
     patience: Natural,

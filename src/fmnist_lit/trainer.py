@@ -3,6 +3,7 @@
 import logging
 import math
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -95,6 +96,13 @@ def quiet_lightning() -> None:
         warnings.filterwarnings("ignore", category=category, module=r"lightning\.")
     warnings.filterwarnings("ignore", message=f"(?s).*({'|'.join(NO_FAULTS)})")
     warnings.filterwarnings("error", message=f"(?s).*({'|'.join(LOSSES)})")
+    threading.excepthook = show_in_thread
+
+
+def show_in_thread(args: threading.ExceptHookArgs) -> None:
+    """Show what ended a thread, but for TensorBoard's writer: whoever writes next gets its error."""
+    if not type(args.thread).__module__.startswith("tensorboard."):
+        threading.__excepthook__(args)
 
 
 def accelerator(settings: Mapping[str, Any]) -> str:

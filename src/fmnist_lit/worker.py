@@ -1,5 +1,7 @@
 """One of the processes that train together: python -m fmnist_lit.worker RUN, which ``elastic.py`` starts."""
 
+import fmnist_lit.program  # noqa: F401 (first: see there)
+
 import os
 import sys
 from pathlib import Path

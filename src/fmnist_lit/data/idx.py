@@ -8,18 +8,18 @@ import socket
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 import torch
-from filelock import FileLock
 
 from fmnist_lit.constraints import Text
 from fmnist_lit.data.dataset import Images
 from fmnist_lit.errors import UsageError, UserError
-from fmnist_lit.files import write_new
+from fmnist_lit.files import LOCK, PART, locked, remove_parts, write_new
 
 log = logging.getLogger(__name__)
 
@@ -108,9 +108,12 @@ def download(name: str, raw: Path) -> None:
     try:
         raw.mkdir(parents=True, exist_ok=True)
         # Runs that start together wait here for the first one.
-        with FileLock(raw / ".lock"), TemporaryDirectory(dir=raw, prefix=".fetched-") as root:
+        with ExitStack() as opened:
+            opened.enter_context(locked(raw / LOCK, f"Waiting for another process that fills {raw} ..."))
             if all(candidates(raw, file) for file in FILES):
                 return
+            remove_parts(raw)
+            root = opened.enter_context(TemporaryDirectory(PART, ".fetched", raw))
             log.info("Fetching %s ...", name)
             socket.setdefaulttimeout(TIMEOUT_S)  # torchvision would wait forever
             getattr(datasets, name)(root, download=True)

@@ -21,14 +21,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 
 from fmnist_lit.constraints import Text
 from fmnist_lit.data import idx
 from fmnist_lit.data.dataset import Images
 from fmnist_lit.data.idx import UNREADABLE, candidates, opened, reason
 from fmnist_lit.errors import UsageError, UserError, exit_status
-from fmnist_lit.files import write_new
+from fmnist_lit.files import LOCK, locked, write_new
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +107,7 @@ def obtain(folder: Path, source: Path | None) -> Contents:
     try:
         raw.mkdir(parents=True, exist_ok=True)
         # Runs that start together wait here for the first one instead of fetching four times.
-        with FileLock(raw / ".lock"):
+        with locked(raw / LOCK, f"Waiting for another process that fills {raw} ..."):
             files = kept_files(raw)
             missing = [name for name in MD5 if name not in files]
             found = fetched(missing) if given is None else ((name, given[name]) for name in missing)
