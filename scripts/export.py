@@ -30,7 +30,7 @@ def main(run: Run, checkpoint: Checkpoint = "best", data: Data = None, trust: Tr
         write_onnx(predictor, folder / "model.onnx")
         difference = largest_difference(folder / "model.onnx", predictor, images)
         card = model_card(directory, predictor, metrics(evaluation, FOLDS), difference)
-        (folder / "README.md").write_text(card)
+        (folder / "README.md").write_text(card, encoding="utf-8")
     print(
         f"Same class as the checkpoint on all {len(images):,} test images; "
         f"largest difference of a probability {difference:.1e}."

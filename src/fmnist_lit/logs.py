@@ -37,7 +37,7 @@ def log_to_console() -> None:
 @contextmanager
 def logged_to(path: Path) -> Iterator[None]:
     """Write all messages into a file too."""
-    handler = logging.FileHandler(path, delay=True)
+    handler = logging.FileHandler(path, delay=True, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     try:

@@ -49,7 +49,7 @@ def device_name(device: torch.device) -> str:
 def processor_name() -> str:
     """Return the processor's name as the system knows it."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -60,7 +60,9 @@ def node_schema(files: list[Any], key: str) -> Schema:
 def schemas(conf: Path) -> Iterator[tuple[str, Schema]]:
     """Give the schema of each group, and of config.yaml, by name."""
     for group in (*ONE, *SEVERAL):
-        files = [yaml.safe_load(path.read_text()) for path in sorted((conf / group).glob("*.yaml"))]
+        files = [
+            yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted((conf / group).glob("*.yaml"))
+        ]
         if group in ONE:
             yield group, node_schema(files, group)
         else:
@@ -77,7 +79,7 @@ def main() -> None:
     for name, schema in schemas(Path("conf")):
         path = Path("conf", "schemas", f"{name}.json")
         path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(schema, indent=1, sort_keys=True) + "\n")
+        path.write_text(json.dumps(schema, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ class Answer(NamedTuple):
 
 def read_claims(path: Path) -> list[Claim]:
     """Read all claims; none where there is no such file."""
-    known = yaml.safe_load(path.read_text()) if path.exists() else []
+    known = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else []
     return [Claim.model_validate(claim) for claim in known]
 
 

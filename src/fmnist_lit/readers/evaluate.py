@@ -198,7 +198,7 @@ def write_evaluation(
         write_json(unfinished / "metrics.json", figures)
         table = pd.concat([evaluation.answers, probabilities], axis=1)
         table.to_csv(unfinished / "predictions.csv", index_label="index", float_format="%.6g")
-        (unfinished / "classification_report.txt").write_text(text_report(evaluation))
-        (unfinished / text_name).write_text(pairs_report(evaluation))
+        (unfinished / "classification_report.txt").write_text(text_report(evaluation), encoding="utf-8")
+        (unfinished / text_name).write_text(pairs_report(evaluation), encoding="utf-8")
         for plot, figure in plots(evaluation).items():
             figure.savefig(unfinished / f"{plot}.png", dpi=120)

@@ -36,7 +36,7 @@ Published = dict[str, Any]  # of a report: "about" it, and its "rows"
 
 def read_published(path: Path) -> dict[str, Published]:
     """Read the published metrics of each report."""
-    return dict(yaml.safe_load(path.read_text()))
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 class Row(NamedTuple):
@@ -182,7 +182,7 @@ def headers(published: Mapping[str, Published], records: Records, folder: Path) 
             experiment = f"{report}/{row['row']}"
             path = folder / f"{experiment}.yaml"
             line = measured(experiment, row.get("figure"), table)
-            texts[path] = with_measured(path.read_text(), line)
+            texts[path] = with_measured(path.read_text(encoding="utf-8"), line)
     return texts
 
 
