@@ -1,5 +1,7 @@
 """Test the best MLP and the best CNN, as the reports do: python scripts/best_runs.py [FOLDER]."""
 
+import fmnist_lit.program  # noqa: F401 (first: see there)
+
 from pathlib import Path
 from typing import Annotated
 

@@ -1,5 +1,7 @@
 """Draw the epochs of runs: python scripts/curves.py RUN... (several on the same axes)."""
 
+import fmnist_lit.program  # noqa: F401 (first: see there)
+
 from pathlib import Path
 from typing import Annotated
 

@@ -1,5 +1,7 @@
 """Evaluate finished runs: python scripts/evaluate.py RUN... [--split test|val|train]."""
 
+import fmnist_lit.program  # noqa: F401 (first: see there)
+
 from typing import Annotated, Any, Literal
 
 import typer

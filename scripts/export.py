@@ -1,5 +1,7 @@
 """Export a finished run's model: python scripts/export.py RUN (ONNX, with a model card beside it)."""
 
+import fmnist_lit.program  # noqa: F401 (first: see there)
+
 import torch
 
 from fmnist_lit.errors import printable

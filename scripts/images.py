@@ -1,5 +1,7 @@
 """Draw the first images of a data set, and how many each class has: python scripts/images.py [FOLDER]."""
 
+import fmnist_lit.program  # noqa: F401 (first: see there)
+
 from pathlib import Path
 from typing import Annotated, Literal
 

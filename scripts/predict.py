@@ -1,5 +1,7 @@
 """Name what images show: python scripts/predict.py RUN IMAGE... (PNG, JPEG, a folder of them, or IDX)."""
 
+import fmnist_lit.program  # noqa: F401 (first: see there)
+
 import json
 from pathlib import Path
 from typing import Annotated, Literal

@@ -1,5 +1,7 @@
 """Keep records of finished runs and make RESULTS.md anew: python scripts/record.py [RUN...] [--study X]."""
 
+import fmnist_lit.program  # noqa: F401 (first: see there)
+
 import json
 from pathlib import Path
 from typing import Annotated

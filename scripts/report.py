@@ -1,5 +1,7 @@
 """Write one page about runs: python scripts/report.py RUN... -o report.html (self-contained)."""
 
+import fmnist_lit.program  # noqa: F401 (first: see there)
+
 from pathlib import Path
 from typing import Annotated
 

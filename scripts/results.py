@@ -1,5 +1,7 @@
 """Tabulate all finished runs below a folder: python scripts/results.py outputs/ [--group-by KEY ...]."""
 
+import fmnist_lit.program  # noqa: F401 (first: see there)
+
 import sys
 from pathlib import Path
 from typing import Annotated, Literal

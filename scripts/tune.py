@@ -1,5 +1,7 @@
 """Search configs for the best validation accuracy: python scripts/tune.py conf/search/learning_rate.yaml."""
 
+import fmnist_lit.program  # noqa: F401 (first: see there)
+
 import logging
 import sys
 import warnings

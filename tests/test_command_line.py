@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -201,3 +202,31 @@ def test_a_disk_that_is_full_from_the_start_is_one_message(
     assert answer.returncode == 1
     assert answer.stderr == f"error: {tmp_path / 'run'}: No space left on device\n"
     assert capfd.readouterr().err == ""
+
+
+def test_a_name_that_is_taken_is_named_with_the_way_on(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "mine"
+    run.mkdir(parents=True)
+    (run / "config.yaml").touch()
+    answer = train(*SMALL, "name=mine", f"output_dir={tmp_path}")
+    assert answer == Answer(
+        2,
+        "",
+        f"error: name=mine: {run} already holds a run. To go on with it: resume={run}. To start another, "
+        "change name=mine.\n",
+    )
+
+
+PROGRAMS = [ROOT / "train.py", ROOT / "src" / "fmnist_lit" / "worker.py", *(ROOT / "scripts").glob("*.py")]
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
+def test_ctrl_c_while_a_program_imports_is_a_line(program: Path) -> None:
+    first = next(line for line in program.read_text().splitlines() if line.startswith(("import ", "from ")))
+    assert first.startswith("import fmnist_lit.program"), "what is imported before it ends in a traceback"
+
+
+def test_ctrl_c_that_nobody_catches_is_a_line() -> None:
+    source = "import fmnist_lit.program, signal; signal.raise_signal(signal.SIGINT)"
+    ended = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "interrupted\n")
