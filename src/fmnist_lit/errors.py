@@ -1,5 +1,6 @@
 """What a user did wrong, in one message."""
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -60,15 +61,32 @@ def printable_lines(text: object) -> str:
     return "\n".join(printable(line, most=2000) for line in str(text).splitlines())
 
 
+def encode_always() -> None:
+    """Let no character end the program: one that the terminal does not have is printed as its number."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def flush_output() -> None:
+    """Print what is still to be printed, unless whoever read it has left; Python would say so at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def exit_status(work: Callable[[], None]) -> int:
     """Do a script's work; print a user's fault as one message and return the exit status."""
+    encode_always()
     try:
         work()
+        sys.stdout.flush()  # a disk may be full
     except UserError as error:
         print(f"error: {printable_lines(error)}", file=sys.stderr)
         return error.status
-    except BrokenPipeError:  # whoever read the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        return 0  # whoever read the output has seen enough
     except OSError as error:
         print(f"error: {printable(os_message(error))}", file=sys.stderr)
         return 1
@@ -78,4 +96,6 @@ def exit_status(work: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    finally:
+        flush_output()
     return 0
