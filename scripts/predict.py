@@ -99,7 +99,7 @@ def require_drawing(path: Path) -> None:
     Raises:
         UsageError: there is another file.
     """
-    kind_of(path, ("png",))
+    kind_of(path, ("png",), "--show")
     try:
         with Image.open(path) as drawn:
             ours = drawn.info.get("Title") == TITLE

@@ -306,7 +306,7 @@ def test_what_the_network_saw_is_drawn(
     for name in ("boot.png", "new.pdf"):
         answer = predict(runs["mlp4"], "boot.png", "--show", name)
         assert (answer.returncode, answer.stdout) == (2, "")
-        assert name in answer.stderr
+        assert f"--show {name}: " in answer.stderr
     assert Path("boot.png").read_bytes() == before
 
     (axes,) = seen_plot(garments[:12], [f"class {i}" for i in range(12)]).axes

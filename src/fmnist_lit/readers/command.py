@@ -57,7 +57,7 @@ def no_device(path: Path | None) -> Path | None:
     return path
 
 
-def kind_of(output: Path, kinds: Iterable[str]) -> str:
+def kind_of(output: Path, kinds: Iterable[str], option: str = "-o") -> str:
     """Return what an output's name ends in, without the dot.
 
     Raises:
@@ -65,7 +65,9 @@ def kind_of(output: Path, kinds: Iterable[str]) -> str:
     """
     kind = output.suffix.removeprefix(".")
     if kind not in kinds:
-        raise UsageError(f"-o {output}: its name must end in {', '.join(f'.{name}' for name in kinds)}.")
+        raise UsageError(
+            f"{option} {output}: its name must end in {', '.join(f'.{name}' for name in kinds)}."
+        )
     return kind
 
 
