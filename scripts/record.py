@@ -39,7 +39,7 @@ def main(
 ) -> None:
     """Write records, then what is made of them: RESULTS.md, its plot, a line of each experiment."""
     folder = root / "results"
-    paths = [path for run in runs or () for path in run_directories(run)]
+    paths = [path for run in runs or () for path in directories_of(run)]
     finished = [path for path in paths if len(paths) == 1 or (path / "metrics.json").exists()]
     kept = [make_record(path, data, study is not None) for path in finished]
     made = {} if study else {folder / file_name(record): record for record in kept}
@@ -70,6 +70,17 @@ def main(
     if study:
         print(f"Kept: {len(kept)} runs of {study}")
     print(f"RESULTS.md is made of {len(records)} records.")
+
+
+def directories_of(path: Path) -> list[Path]:
+    """Return the runs at or below a path.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not (found := run_directories(path)):
+        raise UserError(f"{path} holds no run.")
+    return found
 
 
 if __name__ == "__main__":

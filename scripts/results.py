@@ -11,7 +11,7 @@ import typer
 from fmnist_lit.errors import UsageError, printable
 from fmnist_lit.files import write_whole
 from fmnist_lit.readers.command import command_line, kind_of, output_option
-from fmnist_lit.readers.tables import as_csv, as_json, as_markdown, collect
+from fmnist_lit.readers.tables import as_csv, as_json, as_markdown, collect, run_directories
 
 FORMATS = {"md": as_markdown, "csv": as_csv, "json": as_json}
 GROUP_BY = "groups or dotted keys that make a row; else what runs differ in"
@@ -19,10 +19,12 @@ GROUP_BY = "groups or dotted keys that make a row; else what runs differ in"
 
 @command_line
 def main(
-    folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="of runs, sweeps or both", show_default=False)
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FOLDER [KEY]", help="of runs, sweeps or both; more of --group-by", show_default=False
+        ),
     ],
-    further: Annotated[list[str] | None, typer.Argument(metavar="KEY", help="more of --group-by")] = None,
     group_by: Annotated[list[str] | None, typer.Option(metavar="KEY ...", help=GROUP_BY)] = None,
     columns: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="further numbers; may be repeated")
@@ -32,9 +34,11 @@ def main(
 ) -> None:
     """Print or write one table; name runs without a result on the error stream where the table cannot."""
     kind = kind_of(output, FORMATS) if output else form
-    if further and not group_by:
-        raise UsageError(f"{further[0]}: one folder at a time; keys stand behind --group-by.")
-    results = collect(folder, [*(group_by or ()), *(further or ())], columns or ())
+    folder = folder_among(names)
+    further = [name for name in names if name != folder]
+    if len(names) > 1 and not group_by:
+        raise UsageError(f"{names[1]}: one folder at a time; keys stand behind --group-by.")
+    results = collect(Path(folder), [*(group_by or ()), *further], columns or ())
     text = FORMATS[kind](results)
     if output:
         write_whole(output, text.encode())
@@ -47,6 +51,13 @@ def main(
             print(f"without a result: {printable(path)}: {printable(reason)}", file=sys.stderr)
         for path, trials in results.searches.items():
             print(f"kept apart: {printable(path)}: {trials} trials of a search", file=sys.stderr)
+
+
+def folder_among(names: list[str]) -> str:
+    """Return the folder among names that may be keys: before it, behind --group-by, or after it."""
+    folders = [name for name in names if Path(name).is_dir()] or names
+    with_runs = (name for name in folders if len(folders) == 1 or run_directories(Path(name)))
+    return next(with_runs, folders[0])
 
 
 if __name__ == "__main__":

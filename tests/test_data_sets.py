@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torchvision import datasets
 
+import scripts.images
 from fmnist_lit.data import idx as idx_module
 from fmnist_lit.data import sources
 from fmnist_lit.data.idx import FILES, idx, kmnist, mnist
@@ -19,9 +21,10 @@ from fmnist_lit.data.split import limited
 from fmnist_lit.errors import UsageError, UserError
 from fmnist_lit.readers.run_directory import RunDirectory
 from fmnist_lit.run import build_classifier
-from tests.fixtures import SMALL, answer_in_process
+from tests.fixtures import SMALL, answer_in_process, call
 
 TRAIN, LABELS = FILES[:2]
+FORMS = [("", False), (".gz", False), ("", True), (".gz", True)]
 NAMED = ["data=idx", "data.images.folder=FOLDER"]
 SMALL_IDX = [item for item in SMALL if not item.startswith("data")]
 
@@ -51,7 +54,7 @@ def lay(folder: Path, files: dict[str, bytes], suffix: str = "", dot: bool = Fal
 
 
 @pytest.mark.parametrize("layout", ["", "raw", "EMNIST/raw"])
-@pytest.mark.parametrize(("suffix", "dot"), [("", False), (".gz", False), ("", True), (".gz", True)])
+@pytest.mark.parametrize(("suffix", "dot"), FORMS)
 def test_a_folder_of_four_files_is_a_data_set(tmp_path: Path, layout: str, suffix: str, dot: bool) -> None:
     lay(tmp_path / layout, small_files(), suffix, dot)
     images = idx(str(tmp_path))
@@ -274,6 +277,93 @@ def test_statistics_are_the_known_ones_of_the_known_images_alone(
     monkeypatch.setattr(idx_module, "statistics", lambda images, where: (0.13066, 0.30811))
     assert mnist(str(tmp_path)).statistics == (0.1307, 0.3081)
     assert caplog.text == ""
+
+
+@pytest.fixture
+def official(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """Four files that pass for the official ones, and no source but folders."""
+    files = small_files(10)
+    digests = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
+    monkeypatch.setattr(sources, "MD5", digests)
+    monkeypatch.setattr(sources, "sources", lambda: [])
+    for known in ("MNIST", "KMNIST"):
+        monkeypatch.setattr(getattr(datasets, known), "mirrors", [])
+    return files
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(("suffix", "dot"), FORMS)
+@pytest.mark.parametrize("layout", ["FashionMNIST/raw", ""])
+def test_every_form_of_the_official_files_is_used_as_it_is(
+    layout: str, suffix: str, dot: bool, official: dict[str, bytes], tmp_path: Path
+) -> None:
+    folder = lay(tmp_path / "data" / layout, official, suffix, dot)
+    before = contents(tmp_path)
+    data = str(tmp_path / "data")
+    for images in (sources.fashion_mnist(data), sources.fashion_mnist(data, fetch=False), idx(data)):
+        assert images.train_labels.tolist() == list(range(10)) * 6
+    answer = call(sources, data)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert "60 training, 30 test images" in answer.stdout
+    assert contents(tmp_path) == before
+    copied = sources.fashion_mnist(str(tmp_path / "copy"), str(folder))
+    assert len(copied.train) == 60
+    assert contents(tmp_path / "data") == before
+
+
+@pytest.mark.parametrize(("suffix", "dot"), FORMS)
+def test_a_part_in_any_form_is_kept_and_the_rest_added(
+    suffix: str, dot: bool, official: dict[str, bytes], tmp_path: Path
+) -> None:
+    raw = lay(tmp_path / "data" / sources.LAYOUT, dict(list(official.items())[:3]), suffix, dot)
+    before = contents(raw)
+    source = lay(tmp_path / "source", official, ".gz", dot=True)
+    assert len(sources.fashion_mnist(str(tmp_path / "data"), str(source)).train) == 60
+    assert contents(raw) == before | {raw / FILES[3]: official[FILES[3]], raw / ".lock": b""}
+    changed_name = next(iter(before))
+    changed_name.write_bytes(b"other")
+    with pytest.raises(UsageError, match=f"Remove {changed_name}, or"):
+        sources.fashion_mnist(str(tmp_path / "data"))
+
+
+def test_other_files_beside_the_layout_are_left_alone(official: dict[str, bytes], tmp_path: Path) -> None:
+    lay(tmp_path, small_files(3))
+    before = contents(tmp_path)
+    source = lay(tmp_path / "source", official)
+    assert len(sources.fashion_mnist(str(tmp_path), str(source)).train) == 60
+    assert before.items() <= contents(tmp_path).items()
+
+
+@pytest.mark.parametrize(("suffix", "dot"), FORMS)
+@pytest.mark.parametrize("name", READERS)
+def test_digits_in_any_form_are_not_fetched(
+    name: str, suffix: str, dot: bool, official: dict[str, bytes], tmp_path: Path
+) -> None:
+    lay(tmp_path / name / "raw", official, suffix, dot)
+    before = contents(tmp_path)
+    for fetch in (True, False):
+        assert len(READERS[name](str(tmp_path), fetch=fetch).train) == 60
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(("suffix", "dot"), FORMS)
+def test_images_are_drawn_of_every_form(
+    suffix: str, dot: bool, official: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scripts.images, "images_plot", lambda *_: Figure(figsize=(1, 1)))  # takes seconds
+    for layout in ("FashionMNIST/raw", "raw", ""):
+        lay(tmp_path / "data" / layout, official, suffix, dot)
+        answer = call(scripts.images, tmp_path / "data", "-o", tmp_path / "images.png")
+        assert answer.returncode == 0, answer.stderr
+
+
+def test_a_folder_of_a_files_name_hides_no_file(tmp_path: Path) -> None:
+    lay(tmp_path, small_files(), dot=True)
+    (tmp_path / TRAIN).mkdir()
+    assert len(idx(str(tmp_path)).train) == 60
 
 
 def test_a_reader_fetches_nothing(tmp_path: Path) -> None:

@@ -31,11 +31,11 @@ def foreign(outside: Path) -> Path:  # noqa: F811
 
 
 def test_a_foreign_run_is_read_once_its_package_is_trusted(foreign: Path, tmp_path: Path) -> None:
-    Image.fromarray(torch.zeros(28, 28, dtype=torch.uint8).numpy()).save(tmp_path / "black.png")
+    Image.fromarray(255 * torch.eye(28, dtype=torch.uint8).numpy()).save(tmp_path / "line.png")
     page = tmp_path / "page.html"
     readers: list[tuple[ModuleType, list[object]]] = [
         (scripts.evaluate, [foreign]),
-        (scripts.predict, [foreign, tmp_path / "black.png", "--json"]),
+        (scripts.predict, [foreign, tmp_path / "line.png", "--json"]),
         (scripts.report, [foreign, "-o", page]),
         (scripts.export, [foreign]),
     ]

@@ -77,9 +77,38 @@ def test_options_stand_before_between_and_behind(runs: dict[str, Path], tmp_path
 
 def test_several_keys_group_a_table(runs: dict[str, Path]) -> None:
     folder = runs["mlp4"]
-    for line in (["--group-by", "model", "seed"], ["--group-by", "model", "--group-by", "seed"]):
-        (row,) = json.loads(call(scripts.results, folder, *line, "--format", "json").stdout)["finished"]
+    two = ["--group-by", "model", "seed"]
+    for line in ([folder, *two], ["--group-by", "model", "--group-by", "seed", folder], [*two, folder]):
+        (row,) = json.loads(call(scripts.results, *line, "--format", "json").stdout)["finished"]
         assert list(row)[:2] == ["model", "seed"]
+
+
+def test_a_folder_with_a_keys_name_is_not_taken_for_the_runs(
+    run_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run_copy.parent)
+    Path("model").mkdir()
+    for line in (["--group-by", "seed", "model", "run"], ["run", "--group-by", "seed", "model"]):
+        answer = call(scripts.results, *line)
+        assert answer.stdout.startswith("| seed | model |"), answer
+
+
+def test_json_holds_no_infinite_number(run_copy: Path) -> None:
+    history = (run_copy / "history.csv").read_text().splitlines()
+    cells = [
+        "inf" if name == "val_loss" else cell
+        for name, cell in zip(*(line.split(",") for line in (history[0], history[-1])), strict=True)
+    ]
+    (run_copy / "history.csv").write_text("\n".join([*history[:-1], ",".join(cells)]))
+    answer = call(scripts.results, run_copy, "--columns", "last_val_loss", "--format", "json")
+    (row,) = json.loads(answer.stdout, parse_constant=pytest.fail)["finished"]
+    assert row["last_val_loss"] is None
+
+
+def test_a_name_without_runs_is_told(tmp_path: Path) -> None:
+    answer = call(scripts.record, tmp_path / "typo", "--root", tmp_path)
+    assert (answer.returncode, answer.stderr) == (1, f"error: {tmp_path / 'typo'} holds no run.\n")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_best_mlp_and_cnn_are_tested_side_by_side(runs: dict[str, Path], tmp_path: Path) -> None:

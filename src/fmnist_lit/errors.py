@@ -79,13 +79,15 @@ def flush_output() -> None:
 
 def exit_status(work: Callable[[], None]) -> int:
     """Do a script's work; print a user's fault as one message and return the exit status."""
+    encode_always()
     try:
         work()
+        sys.stdout.flush()  # a disk may be full
     except UserError as error:
         print(f"error: {printable_lines(error)}", file=sys.stderr)
         return error.status
-    except BrokenPipeError:  # whoever read the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        return 0  # whoever read the output has seen enough
     except OSError as error:
         print(f"error: {printable(os_message(error))}", file=sys.stderr)
         return 1
@@ -95,4 +97,6 @@ def exit_status(work: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    finally:
+        flush_output()
     return 0

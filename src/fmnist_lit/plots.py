@@ -18,6 +18,7 @@ from fmnist_lit.errors import printable
 
 CORRECT, WRONG, BLUE = "#1a7f37", "#cf222e", "#4c78a8"
 SAMPLES = 24
+SEEN = 500  # images that a network saw
 FIRST = (5, 10)  # rows and columns of images, as report grid_search shows them
 STYLES: dict[str, Any] = {"train": "-", "val": "--", "test": ":"}
 FEW = 10  # colours that can be told apart; more runs get a gradient
@@ -28,12 +29,12 @@ def literal(name: str, width: int = 150) -> str:
     return "\n".join(textwrap.wrap(printable(name), width)).replace("$", r"\$")
 
 
-def file_content(figure: Figure, kind: str = "png", dpi: int = 120) -> bytes:
+def file_content(figure: Figure, kind: str = "png", dpi: int = 120, **metadata: str) -> bytes:
     """Return a figure as a file of a kind that Matplotlib knows: "png", "pdf", "svg"."""
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of letters in names that the font has not
-        figure.savefig(file, format=kind, dpi=dpi)
+        figure.savefig(file, format=kind, dpi=dpi, metadata=metadata)
     return file.getvalue()
 
 
@@ -92,6 +93,23 @@ def images_plot(images: np.ndarray, labels: np.ndarray, names: Sequence[str], sp
     axes.set_ylabel("images")
     axes.margins(y=0.2)
     axes.tick_params(axis="x", labelsize=8)
+    return figure
+
+
+def seen_plot(images: np.ndarray, titles: Sequence[str]) -> Figure:
+    """Draw the first of some uint8 images of (n, 28, 28), each with a title of two lines, ten in a row."""
+    images, (height, width) = images[:SEEN], (40, 34)  # pixels of an image, its title and a gap
+    columns = min(len(images), 10)
+    rows = -(-len(images) // columns)
+    sheet = np.full((rows * height, columns * width), 255, dtype=np.uint8)
+    figure = Figure(figsize=(columns * width / 28, rows * height / 28))
+    axes = figure.add_axes((0, 0, 1, 1))
+    for i, (image, title) in enumerate(zip(images, titles, strict=False)):
+        top, left = i // columns * height + 2, i % columns * width + 3
+        sheet[top : top + 28, left : left + 28] = image
+        axes.text(left + 14, top + 28, title, ha="center", va="top", fontsize=7)
+    axes.imshow(sheet, cmap="gray", vmin=0, vmax=255)
+    axes.set_axis_off()
     return figure
 
 

@@ -1,10 +1,12 @@
 """What a run prints on the terminal at its start and end."""
 
 import io
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -39,12 +41,13 @@ def summary(directory: Path, metrics: Mapping[str, Any]) -> str:
 
 
 def rendered(headings: list[str], rows: list[list[str]], texts: int = 1) -> str:
-    """Return a table as text, as wide as the terminal; nothing in it is markup.
+    """Return a table as text, as wide as the terminal and in its characters; nothing in it is markup.
 
     Args:
         texts: columns from the left that hold text; those behind them hold numbers.
     """
-    table = Table()
+    has_lines = str(getattr(sys.stdout, "encoding", None) or "utf").lower().startswith("utf")
+    table = Table(box=box.HEAVY_HEAD if has_lines else box.ASCII)
     for number, heading in enumerate(headings):
         justify: Any = "left" if number < texts else "right"
         table.add_column(Text(printable(heading)), justify=justify, overflow="fold")

@@ -1,5 +1,6 @@
 """Data sets of four IDX files, the form of MNIST and of its kin."""
 
+import errno
 import gzip
 import logging
 import math
@@ -134,9 +135,9 @@ def download(name: str, raw: Path) -> None:
 def candidates(folder: Path, file: str) -> list[Path]:
     """Return what a folder holds under the names that a file may have."""
     names = (file, file.replace("-idx", ".idx"))
-    return [
-        path for name in names for path in (folder / name, folder / f"{name}.gz") if os.path.lexists(path)
-    ]
+    places = [path for name in names for path in (folder / name, folder / f"{name}.gz")]
+    # Some archives unpack into a folder of the file's own name.
+    return sorted(filter(os.path.lexists, places), key=Path.is_dir)
 
 
 def place_of(folder: Path) -> Path:
@@ -192,6 +193,8 @@ def read_idx(folder: Path, name: str, dimensions: int) -> torch.Tensor:
 
 def opened(path: Path) -> BinaryIO:
     """Open a file, compressed or not, whatever its name says."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "it is no regular file")  # a pipe would be waited for
     with path.open("rb") as file:
         compressed = file.read(len(GZIP)) == GZIP
     return gzip.open(path) if compressed else path.open("rb")  # type: ignore[return-value]

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -56,7 +56,8 @@ def fashion_mnist(folder: Text, source: Text | None = None, fetch: bool = True) 
     """Read Fashion-MNIST from ``folder``; what is missing there is fetched. No file is ever overwritten.
 
     Args:
-        folder: kept as ``folder/FashionMNIST/raw/*``, torchvision's layout.
+        folder: kept as ``folder/FashionMNIST/raw/*``, torchvision's layout. The files may be there or in the
+            folder itself, compressed or not, under either of their names.
         source: a folder that holds the four files, compressed or not. It is used or refused; none other is.
         fetch: what is missing.
 
@@ -98,12 +99,14 @@ def in_memory(files: Contents) -> Images:
 
 
 def obtain(folder: Path, source: Path | None) -> Contents:
-    """Return the four verified files, by name, and see to it that ``folder`` holds them."""
+    """Return the four verified files, by name, and see to it that ``folder`` holds them in some form."""
     given = None if source is None else named_files(source)
     raw = folder / LAYOUT
     files = kept_files(raw)
     if len(files) == len(MD5):
         return files
+    with suppress(Unavailable):  # whole without a layout, too
+        return dict(from_folder(folder, MD5))
     try:
         raw.mkdir(parents=True, exist_ok=True)
         # Runs that start together wait here for the first one instead of fetching four times.
@@ -145,13 +148,13 @@ def kept_files(raw: Path) -> Contents:
     """
     files = {}
     for name in MD5:
-        if os.path.lexists(raw / name):
+        for path in candidates(raw, name)[:1]:
             try:
-                files[name] = read(raw / name, name)
+                files[name] = read(path, name)
             except Unavailable as error:
                 raise UsageError(
                     f"{raw} holds other files than Fashion-MNIST's: {error}. It is left as it is. "
-                    f"Remove {raw / name}, or name another folder: data.images.folder=..."
+                    f"Remove {path}, or name another folder: data.images.folder=..."
                 ) from error
     return files
 
@@ -234,7 +237,7 @@ def from_folder(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, bytes
     for name in names:
         places = [*candidates(folder, name), *candidates(folder / LAYOUT, name)]
         if not places:
-            raise Unavailable(f"it holds neither {name} nor {name}.gz")
+            raise Unavailable(f"it holds neither {name} nor {name}.gz, nor with .idx")
         yield name, read(places[0], name)
 
 

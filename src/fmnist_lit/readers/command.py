@@ -1,7 +1,10 @@
 """What the command lines of scripts/ have in common."""
 
+import os
+import re
+import sys
 from argparse import ArgumentTypeError
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -38,12 +41,23 @@ Trust = Annotated[
 ]
 
 
-def output_option(content: str) -> Any:
-    """Return the option that says where a script writes."""
-    return typer.Option("-o", "--output", help=content)
+def output_option(content: str, *names: str) -> Any:
+    """Return the option that says where a script writes, to a file or folder alone."""
+    return typer.Option(*(names or ("-o", "--output")), help=content, callback=no_device)
 
 
-def kind_of(output: Path, kinds: Iterable[str]) -> str:
+def no_device(path: Path | None) -> Path | None:
+    """Return a path to write to.
+
+    Raises:
+        BadParameter: it is a pipe, a socket or a device, which a file would replace.
+    """
+    if path and path.exists() and not (path.is_file() or path.is_dir()):
+        raise typer.BadParameter(f"{path} is no regular file")
+    return path
+
+
+def kind_of(output: Path, kinds: Iterable[str], option: str = "-o") -> str:
     """Return what an output's name ends in, without the dot.
 
     Raises:
@@ -51,14 +65,37 @@ def kind_of(output: Path, kinds: Iterable[str]) -> str:
     """
     kind = output.suffix.removeprefix(".")
     if kind not in kinds:
-        raise UsageError(f"-o {output}: its name must end in {', '.join(f'.{name}' for name in kinds)}.")
+        raise UsageError(
+            f"{option} {output}: its name must end in {', '.join(f'.{name}' for name in kinds)}."
+        )
     return kind
 
 
-def command_line(work: Callable[..., None]) -> Callable[[], Any]:
+def arguments(given: Iterable[str], values: Mapping[str, str]) -> list[str]:
+    """Return a command line's arguments: home expanded where a shell does not, values added to options.
+
+    Args:
+        values: of options that may stand without one: before another option, or last.
+    """
+    line = [re.sub(r"^(-\w|[^=/]+=)?(~.*)", home_expanded, argument, flags=re.DOTALL) for argument in given]
+    return [
+        f"{name}={values[name]}" if name in values and following.startswith("-") else name
+        for name, following in zip(line, [*line[1:], "-"], strict=False)
+    ]
+
+
+def home_expanded(found: re.Match[str]) -> str:
+    """Expand the path behind an option's or key's name."""
+    return (found[1] or "") + os.path.expanduser(found[2])
+
+
+def command_line(work: Callable[..., None], values: Mapping[str, str] | None = None) -> Callable[[], Any]:
     """Return a script's main: read the command line as a function's signature says, do the work, and exit.
 
     Exit statuses are those of ``exit_status``, and 2 for a command line that cannot be read.
+
+    Args:
+        values: as ``arguments`` takes them.
     """
 
     @wraps(work)
@@ -67,4 +104,4 @@ def command_line(work: Callable[..., None]) -> Callable[[], Any]:
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(command)
-    return app
+    return lambda: app(args=arguments(sys.argv[1:], values or {}))

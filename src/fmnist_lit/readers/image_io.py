@@ -19,12 +19,13 @@ from fmnist_lit.data.idx import SIDE, parse_idx
 from fmnist_lit.errors import UserError
 from fmnist_lit.run_files import read_file
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 TRIM = 13  # grey values, 5% of 255: an edge this close to the ground is cut off
 LARGEST = 2**28  # bytes of a file
 MOST_PIXELS = 50_000_000  # of a picture; a small file may claim any number
 MOST_IMAGES = 100_000  # of an IDX file
 GZIP_MAGIC, IDX_MAGIC = b"\x1f\x8b", b"\x00\x00\x08"
+NOTHING = "nothing of a garment is left"
 
 
 class Picture(NamedTuple):
@@ -35,29 +36,48 @@ class Picture(NamedTuple):
     background: str
 
 
-def read_pictures(path: Path, background: str = "auto") -> list[Picture]:
-    """Read a PNG or JPEG, all of a folder, or an IDX file of 28x28 images (gzip or not).
+class Unread(NamedTuple):
+    """What gave no picture, and why."""
+
+    name: str
+    reason: str
+
+
+def pictures_below(folder: Path) -> tuple[list[Path], list[Path]]:
+    """List the files at and below a folder that are pictures by their names, and the others.
+
+    Names that start with a dot are left out; a link to a folder is not followed, and is one of the others.
+    """
+    suffixes = [suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS]
+    found = [path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir()]
+    shown = [path for path in found if not any(part[0] == "." for part in path.relative_to(folder).parts)]
+    pictures = [path for path in shown if path.suffix.lower() in suffixes and not path.is_dir()]
+    return pictures, [path for path in shown if path not in set(pictures)]
+
+
+def read_pictures(path: Path, background: str = "auto") -> list[Picture | Unread]:
+    """Read a picture, or an IDX file of 28x28 images (gzip or not); of an animation the first picture.
 
     Args:
-        path: names starting with a dot are left out of a folder.
         background: "light", "dark", or "auto" to judge each picture by its border. An IDX file is taken
             as it is, light on dark.
-
-    Raises:
-        UserError: there is no picture, or it cannot be read.
     """
-    if path.is_dir():
-        shown = (file for file in path.iterdir() if file.name[0] != ".")
-        files = sorted(file for file in shown if file.suffix.lower() in SUFFIXES)
-        if not files:
-            raise UserError(f"{path} holds no picture: none of its files ends in {', '.join(SUFFIXES)}.")
-        return [read_picture(file, background) for file in files]
-    if not path.exists():
-        raise UserError(f"{path}: no such picture.")
-    content = read_file(path, LARGEST)
-    if content.startswith((GZIP_MAGIC, IDX_MAGIC)):
-        return read_idx(path, content)
-    return [read_picture(path, background)]
+    try:
+        if path.is_dir():
+            raise UserError(f"{path} holds no picture.")
+        content = read_file(path, LARGEST)
+        packed = content.startswith((GZIP_MAGIC, IDX_MAGIC))
+        read = read_idx(path, content) if packed else [read_picture(path, content, background)]
+    except UserError as error:
+        return [Unread(str(path), str(error))]
+    return [told_if_blank(picture) for picture in read]
+
+
+def told_if_blank(picture: Picture) -> Picture | Unread:
+    """Return a picture unless nothing in it stands out from the ground."""
+    if int(picture.pixels.max()) - int(picture.pixels.min()) > TRIM:
+        return picture
+    return Unread(picture.name, f"{picture.name}: {NOTHING}: its pixels are alike.")
 
 
 def read_idx(path: Path, content: bytes) -> list[Picture]:
@@ -78,32 +98,45 @@ def read_idx(path: Path, content: bytes) -> list[Picture]:
     return [Picture(f"{path}[{i}]", pixels, "dark") for i, pixels in enumerate(images)]
 
 
-def read_picture(path: Path, background: str) -> Picture:
-    """Read one PNG or JPEG."""
-    content = io.BytesIO(read_file(path, LARGEST))
+def read_picture(path: Path, content: bytes, background: str) -> Picture:
+    """Read one picture.
+
+    Raises:
+        UserError: it is none, or too large, or damaged, or nothing of it is left at 28x28 pixels.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow about what is refused anyway
-            file = Image.open(content, formats=("PNG", "JPEG"))
-            size = f"{file.width}x{file.height} pixels"
+            file = Image.open(io.BytesIO(content), formats=FORMATS)
             if file.width * file.height > MOST_PIXELS:
-                raise UserError(f"{path} has {size}; {MOST_PIXELS:,} at most are read.")
+                raise Image.DecompressionBombError
             grey = to_grey(ImageOps.exif_transpose(file))
-    except UserError:
-        raise
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path} is too large: {MOST_PIXELS:,} pixels at most are read.") from error
     except UnidentifiedImageError as error:
-        raise UserError(f"{path} is no PNG or JPEG, whatever its name says.") from error
+        kinds = ", ".join(FORMATS)
+        raise UserError(f"{path} is no picture, whatever its name says: {kinds} and IDX are read.") from error
     except Exception as error:  # whatever a decoder raises on bytes from elsewhere
-        raise UserError(f"{path} is damaged: {error}") from error
+        raise UserError(f"{path} cannot be read: {str(error) or type(error).__name__}") from error
     ground = detect_background(grey) if background == "auto" else background
-    light_on_dark = 255 - grey if ground == "light" else grey
-    return Picture(str(path), torch.from_numpy(fitted(light_on_dark)), ground)
+    pixels = fitted(255 - grey if ground == "light" else grey)
+    if pixels is None:
+        height, width = grey.shape
+        raise UserError(f"{path} has {width}x{height} pixels: {NOTHING} of them at {SIDE}x{SIDE}.")
+    return Picture(str(path), torch.from_numpy(pixels), ground)
 
 
 def to_grey(image: Image.Image) -> np.ndarray:
-    """Turn any picture into uint8 grey values of (height, width); what is transparent becomes white."""
-    if image.mode.startswith("I"):  # 16 bits; Pillow would cut off, not scale
-        return (np.asarray(image, dtype=np.int32) >> 8).clip(0, 255).astype(np.uint8)
+    """Turn any picture into uint8 grey values of (height, width); what is transparent becomes white.
+
+    Raises:
+        ValueError: its pixels have another range than 8 or 16 bits.
+    """
+    if image.mode.startswith(("I", "F")):  # 16 bits; Pillow would cut off, not scale
+        values = np.asarray(image)
+        if image.mode == "F" or values.min() < 0 or values.max() >= 2**16:
+            raise ValueError("its pixels have more than 16 bits")
+        return (values >> 8).astype(np.uint8)
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
@@ -116,18 +149,24 @@ def detect_background(grey: np.ndarray) -> str:
     return "light" if np.median(border) > 127 else "dark"
 
 
-def fitted(grey: np.ndarray) -> np.ndarray:
+def fitted(grey: np.ndarray) -> np.ndarray | None:
     """Trim the ground, scale the longer edge to 28 pixels, centre: uint8 of (28, 28).
 
     A picture of 28x28 already has the right form and stays as it is.
+
+    Returns:
+        None for a strap or thread, the shorter edge of which would be less than a pixel.
     """
     if grey.shape == (SIDE, SIDE):
         return grey
     ground = int(np.median([grey[0, 0], grey[0, -1], grey[-1, 0], grey[-1, -1]]))
-    rows, columns = np.nonzero(np.abs(grey.astype(np.int16) - ground) > TRIM)
+    garment = np.abs(grey.astype(np.int16) - ground) > TRIM
+    rows, columns = (np.flatnonzero(garment.any(axis)) for axis in (1, 0))
     if len(rows):
-        grey = grey[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
-    height, width = (max(1, round(edge / max(grey.shape) * SIDE)) for edge in grey.shape)
+        grey = grey[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    if min(grey.shape) * SIDE < max(grey.shape):
+        return None
+    height, width = (round(edge / max(grey.shape) * SIDE) for edge in grey.shape)
     scaled = Image.fromarray(grey).resize((width, height), Image.Resampling.LANCZOS)
     canvas = Image.new("L", (SIDE, SIDE), ground)
     canvas.paste(scaled, ((SIDE - scaled.width) // 2, (SIDE - scaled.height) // 2))

@@ -226,7 +226,7 @@ def make_row(keys: Sequence[str], measured: Sequence[str], runs: Runs) -> dict[s
         "test_95_low": low,
         "test_95_high": high,
         "val_accuracy": None,
-        **{name: None if math.isnan(mean) else float(mean) for name, mean in means.items()},
+        **{name: float(mean) if math.isfinite(mean) else None for name, mean in means.items()},
         "seconds": float(runs.numbers["seconds"].mean()),
         "parameters": int(parameters.pop()) if len(parameters) == 1 else None,
     }
