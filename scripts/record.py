@@ -13,6 +13,7 @@ from fmnist_lit.files import write_json, write_whole
 from fmnist_lit.readers.claims import read_claims
 from fmnist_lit.readers.command import Data, command_line
 from fmnist_lit.readers.loss_curve import loss_plot, losses
+from fmnist_lit.readers.overview import lines_of, overview_plot, with_table
 from fmnist_lit.readers.records import (
     as_rows,
     file_name,
@@ -54,9 +55,14 @@ def main(
             texts[path] = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
         claims = read_claims(folder / "claims.yaml")
         texts[root / "RESULTS.md"] = results_page(published, records, claims, studies)
+        overview = lines_of(published, records)
+        readme = root / "README.md"
+        if readme.exists():
+            texts[readme] = with_table(readme.read_text(encoding="utf-8"), overview)
         texts |= headers(published, records, root / "conf" / "experiment")
         printed = published.get("batch_size", {}).get("losses", [])
         plots = {"five_models": five_models_plot(records), "batch_size": loss_plot(printed, losses(records))}
+        plots["overview"] = overview_plot(overview)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise UserError(f"a record lacks what its experiment's row needs: {error}.") from error
     for path, record in made.items():
@@ -66,7 +72,7 @@ def main(
         path.parent.mkdir(exist_ok=True)
         write_whole(path, text.encode())
     for name, plot in plots.items():
-        plot.savefig(folder / f"{name}.png", dpi=80)
+        plot.savefig(folder / f"{name}.png")
     if study:
         print(f"Kept: {len(kept)} runs of {study}")
     print(f"RESULTS.md is made of {len(records)} records.")

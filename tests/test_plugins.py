@@ -13,7 +13,7 @@ from fmnist_lit.build import locate
 from fmnist_lit.resume import way_on
 from tests.fixtures import ROOT, SMALL, answer_in_process
 
-PAGE = (ROOT / "docs" / "extend.md").read_text()
+PAGE, _, IN_THE_PROJECT = (ROOT / "docs" / "extend.md").read_text().partition("## A model of the project")
 SECTIONS = {section.partition("\n")[0]: section for section in PAGE.split("\n## ")[1:]}
 MODULE = "\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
 FILES = re.findall(r"```yaml\n# (\S+)\n(.*?)```", PAGE, re.DOTALL)
@@ -87,12 +87,13 @@ def test_a_model_that_names_no_floor_of_its_loss_is_held_against_zero(outside: P
     assert "floor 0.0000" in said + error + (outside / "run" / "train.log").read_text()
 
 
-def test_the_readmes_model_trains_as_one_of_the_projects(
+def test_a_model_in_the_project_trains_as_its_others(
     outside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file beside the others of the package, and one of the options, as written."""
-    readme = (ROOT / "README.md").read_text().partition("## Adding a model")[2]
-    code, node = (re.findall(rf"```{kind}\n(.*?)```", readme, re.DOTALL)[0] for kind in ("python", "yaml"))
+    code, node = (
+        re.findall(rf"```{kind}\n(.*?)```", IN_THE_PROJECT, re.DOTALL)[0] for kind in ("python", "yaml")
+    )
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "tiny.py").write_text(code)
     (tmp_path / "options" / "model" / "tiny.yaml").write_text(node)
@@ -104,17 +105,6 @@ def test_the_readmes_model_trains_as_one_of_the_projects(
     assert metrics["parameters"] == 1_690
     assert "fmnist_lit.models.tiny.Tiny" in (run / "config.yaml").read_text()
     assert node.startswith("# yaml-language-server: $schema=../schemas/model.json\n")
-
-
-def test_the_readmes_lines_for_a_notebook_run(
-    outside: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (lines,) = re.findall(r"In a notebook.*?```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    run = train(outside, "model=mlp", "model.hidden=[8]")
-    (outside / "outputs" / "runs").mkdir(parents=True)
-    run.rename(outside / "outputs" / "runs" / "mine")
-    exec(lines, {})
-    assert "Ankle boot" in capsys.readouterr().out
 
 
 def test_the_recorded_command_finds_the_options_again(outside: Path) -> None:
