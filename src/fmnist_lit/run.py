@@ -102,6 +102,7 @@ def run(
             if resumed:
                 remove_parts(directory)
                 remove_parts(directory / ".hydra")
+                (directory / "failure.json").unlink(missing_ok=True)  # of an earlier attempt
         if distributed.world_size(config) > 1 and not distributed.is_started(config):
             assert not callbacks, "the processes know nothing of them"
             lock.release()  # the first process will hold it
@@ -171,7 +172,7 @@ def train_and_test(
     if trainer.is_global_zero:
         events.write(trainer, classifier, metrics)
         write_json(directory / "metrics.json", metrics)  # last: a run that has it is finished
-        log.info("%s", summary(directory, metrics))
+        log.info("%s", summary(config, directory, metrics))
     return metrics
 
 
@@ -352,7 +353,7 @@ def final_metrics(trainer: L.Trainer) -> dict[str, Any]:
             splits[split] = metrics
             if not math.isfinite(metrics["loss"]):
                 raise Diverged(
-                    f"the {split} loss of the best checkpoint is {metrics['loss']}: training diverged. "
+                    f"the {split} loss of the tested checkpoint is {metrics['loss']}: training diverged. "
                     "Try a lower learning rate: optim.lr=..."
                 )
     return splits
