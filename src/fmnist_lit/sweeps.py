@@ -42,11 +42,11 @@ def gather_jobs(config: DictConfig) -> None:
     overrides = OverridesParser.create().parse_overrides(swept)
     for override in overrides:
         if override.key_or_group in OF_ALL_JOBS and override.is_sweep_override():
-            key = override.key_or_group
+            key, _, value = str(override.input_line).partition("=")
             raise UsageError(
                 f"{override.input_line}: a sweep has one {key}, and its jobs are numbered folders below it. "
                 f"Give one {key} or none; the table at the end says in which keys jobs differ. "
-                f"One with commas is quoted: {in_shell(quoted(key, str(override.input_line).partition('=')[2]))}"
+                f"One with commas is quoted: {in_shell(quoted(key, value))}"
             )
     unresolved: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
     folder = Path(str(unresolved["subdir"]))
