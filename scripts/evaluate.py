@@ -31,9 +31,9 @@ def main(
         name = f"evaluation/{split}"
         require_own(path, name)  # before the long work
         evaluation = evaluate(run, split, checkpoint)
-        measured = {"split": split, "checkpoint": checkpoint} | metrics(evaluation, folds)
+        measured = {"split": split, "checkpoint": run.which(checkpoint)} | metrics(evaluation, folds)
         write_evaluation(path, name, evaluation, measured, report_name(run))
-        print(f"{printable(path)}: {split} images, {checkpoint} checkpoint")
+        print(f"{printable(path)}: {split} images, {run.which(checkpoint)} checkpoint")
         show(evaluation, measured)
         print(f"Everything is in {printable(path / name)}")
 

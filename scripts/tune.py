@@ -13,7 +13,6 @@ import typer
 from fmnist_lit.config import CONF
 from fmnist_lit.constraints import folder_name
 from fmnist_lit.errors import UsageError
-from fmnist_lit.files import write_whole
 from fmnist_lit.readers.command import command_line
 from fmnist_lit.summary import rendered
 
@@ -28,11 +27,12 @@ def main(
     study: Annotated[str | None, typer.Option(help="its name, if not that of the file")] = None,
     output_dir: Path = Path("outputs"),
     storage: Annotated[str | None, typer.Option(help="a database, for workers on several machines")] = None,
-    seed: Annotated[int | None, typer.Option(help="of the sampler; not the same for two workers")] = None,
+    seed: Annotated[int | None, typer.Option(help="of the sampler; the same for all workers")] = None,
 ) -> None:
     """Search configs for the best validation accuracy; print the best trials, write an experiment.
 
-    The same command, started again or several times at once, goes on with the same study.
+    The same command, started again or several times at once, goes on with the same study. The experiment
+    trains at full length, with the usual logger.
     """
     name = space.stem if study is None else study
     try:
@@ -45,7 +45,7 @@ def main(
         import optuna
     except ModuleNotFoundError as error:
         raise UsageError("Optuna is missing: pip install -e .[sweep]") from error
-    from fmnist_lit.search import experiment, optimize
+    from fmnist_lit.search import optimize, write_experiment
     from fmnist_lit.search_space import read_search
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # what ends a trial is ours to tell
@@ -53,9 +53,10 @@ def main(
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("fmnist_lit.search").setLevel(logging.INFO)
     search = read_search(space, overrides or ())
-    folder = output_dir / "tune" / name
+    folder = output_dir.expanduser() / "tune" / name
+    path = EXPERIMENTS / "tuned" / f"{name}.yaml"
     folder.mkdir(parents=True, exist_ok=True)
-    found = optimize(search, folder, name, storage or folder / "study.db", trials, seed)
+    found = optimize(search, folder, name, storage or folder / "study.db", trials, seed, path)
     complete = [trial for trial in found.trials if trial.state == optuna.trial.TrialState.COMPLETE]
     if not complete:
         raise UsageError(f"{name}: no trial ended with a figure.")
@@ -67,10 +68,7 @@ def main(
         for trial in best
     ]
     print(rendered(headings, rows, texts=len(headings)))
-    path = EXPERIMENTS / "tuned" / f"{name}.yaml"
-    path.parent.mkdir(exist_ok=True)
-    header = f"Found by scripts/tune.py: val accuracy {found.best_value:.4f}, trial {best[0].number}."
-    write_whole(path, experiment(search, found.best_params, header).encode())
+    write_experiment(found, search, path)
     print(f"To train it: python train.py experiment=tuned/{name}")
 
 

@@ -133,7 +133,7 @@ def test_a_run_that_did_not_finish_is_refused(script: ModuleType, run_copy: Path
     (run_copy / "metrics.json").unlink()
     answer = call(script, *arguments(script, run_copy, tmp_path))
     assert answer.returncode == 1
-    assert "the run did not finish" in answer.stderr
+    assert "has no metrics.json: unfinished." in answer.stderr
 
 
 def test_results_of_a_folder_without_runs_are_refused(tmp_path: Path) -> None:

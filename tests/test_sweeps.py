@@ -13,6 +13,7 @@ import pytest
 import yaml
 from filelock import FileLock
 
+import scripts.report
 import scripts.results
 from fmnist_lit import sweeps
 from fmnist_lit.config import check_whole
@@ -195,16 +196,26 @@ def rows(said: str) -> list[list[str]]:
     return [line.split("│") for line in table.splitlines() if line.startswith("│")]
 
 
-@pytest.mark.parametrize("state", ["unfinished", "failed"])
+STATES = {
+    "unfinished": {},
+    "failed: the disk is full": {"failure.json": '{"reason": "the disk is full"}'},
+    "failed: failure.json is damaged": {"failure.json": "{"},
+    "damaged: ": {"metrics.json": "{"},
+}
+
+
+@pytest.mark.parametrize("state", STATES)
 def test_every_table_says_the_same_of_a_job_without_figures(state: str, sweep: Path) -> None:
     (sweep / "0" / "metrics.json").unlink()
-    if state == "failed":
-        (sweep / "0" / "failure.json").write_text('{"reason": "the disk is full"}')
+    for name, text in STATES[state].items():
+        (sweep / "0" / name).write_text(text)
     said, count = sweep_summary(sweep)
     assert count == 1
-    assert states(said)[1:] == [state]
-    answer = call(scripts.results, sweep)
-    assert state in answer.stdout + answer.stderr
+    assert states(said)[1:] == [state.partition(":")[0]]
+    assert f"job 0 {state}" in said
+    assert f"{sweep / '0'}: {state}" in call(scripts.results, sweep).stdout.replace("\\", "")
+    answer = call(scripts.report, sweep / "0")
+    assert state.partition(":")[0] in answer.stderr
 
 
 NO_JSON = {
@@ -340,7 +351,8 @@ ASTRAY = {
     f"name={'a' * 201}": "200 bytes at most",
     "name=choice(a,b)": "Give one name",
     "name=../a,../b": "Give one name",
-    "output_dir=a,b": "Give one output_dir",
+    "output_dir=a,b": "Give one output_dir or none; the table at the end says in which keys jobs differ. "
+    "One with commas is quoted: \"output_dir='a,b'\"",
     "output_dir=''": "not empty",
     "hydra.sweep.subdir=../x": "${hydra:job.num}",
     "hydra.sweep.subdir='../${hydra:job.num}'": "below the sweep's",
@@ -369,6 +381,22 @@ def test_a_sweep_that_would_lose_its_jobs_is_refused(override: str, tmp_path: Pa
     assert len(message.splitlines()) == 1
     assert "\x1b" not in message
     assert sorted(tmp_path.rglob("*")) == [tmp_path / "a", inner], "nothing may be left behind"
+
+
+@pytest.mark.parametrize(
+    ("swept", "jobs"), [("seed=range(200)", 200), ("seed=0,1,2,3,4 model=choice(mlp4,cnn_a)", None)]
+)
+def test_a_large_sweep_says_what_it_does_before_its_first_job(
+    swept: str, jobs: int | None, tmp_path: Path
+) -> None:
+    """The sweep is refused behind that, so that nothing is composed."""
+    folder = tmp_path / "sweeps" / "night"
+    folder.mkdir(parents=True)
+    (folder / sweeps.SWEEP_FILE).write_text("{")
+    status, said, _ = answer_in_process(["-m", *swept.split(), f"output_dir={tmp_path}", "name=night"])
+    assert status == 1
+    assert (f"Composing {jobs} jobs" in said) == bool(jobs)
+    assert bool(said) == bool(jobs)
 
 
 def test_a_sweep_of_conf_that_would_lose_its_jobs_is_refused(tmp_path: Path) -> None:

@@ -4,11 +4,14 @@ import csv
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
+import yaml
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch.nn.functional import cross_entropy
 
 from fmnist_lit import trainer
@@ -22,6 +25,8 @@ from fmnist_lit.models.speedups import prepare
 from fmnist_lit.readers.evaluate import evaluate
 from fmnist_lit.readers.run_directory import RunDirectory
 from fmnist_lit.run import build_classifier, build_data, run
+from fmnist_lit.summary import summary
+from fmnist_lit.tensorboard import log_graph
 from tests.fixtures import SMALL
 
 
@@ -430,3 +435,92 @@ def test_a_run_says_how_much_it_computed(trained: Any) -> None:
     """200 images less 40 for validation, two epochs; mlp []: 784 to 10, forward and weight gradients."""
     _, metrics = trained("model=mlp", "model.hidden=[]", "trainer.precision=64-true")
     assert metrics["training_tflop"] == pytest.approx(2 * 160 * 2 * (2 * 784 * 10) / 1e12)
+
+
+STOP = (
+    *("_target_=lightning.pytorch.callbacks.EarlyStopping", "monitor=val_accuracy", "mode=max"),
+    "stopping_threshold=0.0",
+)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["callbacks=early_stopping", "callbacks.early_stopping.patience=2"], "no better in 2 checks"),
+        (
+            [f"+callbacks.stop.{item}" for item in STOP],
+            "better than stopping_threshold=0.0",
+        ),
+    ],
+)
+def test_an_early_stop_says_why(
+    overrides: list[str], reason: str, trained: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    directory, metrics = trained("model=mlp4", "optim.lr=1e-12", "trainer.max_epochs=9", *overrides)
+    rows = history(directory)
+    assert metrics["epochs"] == len(rows) < 9
+    last, best = rows[-1]["val_accuracy"], max(row["val_accuracy"] for row in rows)
+    epoch = next(number for number, row in enumerate(rows, 1) if row["val_accuracy"] == best)
+    said = f"Stopped early, after epoch {len(rows)} of 9: val_accuracy is {last:.4f}, {reason}"
+    said += f"; its best was {best:.4f} in epoch {epoch}." if "patience" in overrides[1] else "."
+    assert said in caplog.text
+    assert said in (directory / "train.log").read_text()
+
+
+def test_a_run_that_trains_to_its_end_was_not_stopped_early(
+    trained: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    trained("model=mlp4", "callbacks=early_stopping", "callbacks.early_stopping.patience=1", "optim.lr=1e-12")
+    assert "Stopped early" not in caplog.text
+
+
+SWA = "lightning.pytorch.callbacks.StochasticWeightAveraging"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "which", "said"),
+    [
+        ([], "best", "The best checkpoint, by val_accuracy, in evaluation mode:"),
+        (["data.val_fraction=0"], "last", "The last checkpoint in evaluation mode:"),
+        (["callbacks.best.monitor=null"], "last", "The last checkpoint in evaluation mode:"),
+        (["callbacks.best.monitor=train_loss"], "best", "The best checkpoint, by train_loss, in evaluation"),
+        (
+            [f"+callbacks.swa._target_={SWA}", "+callbacks.swa.swa_lrs=0.1"],
+            "last",
+            "The last checkpoint in evaluation mode:",
+        ),
+    ],
+)
+def test_what_is_tested_is_called_what_it_is(
+    overrides: list[str], which: str, said: str, composed: Any, metrics: dict[str, Any], tmp_path: Path
+) -> None:
+    config = composed(*SMALL, "model=mlp4", *overrides)
+    assert summary(config, tmp_path, metrics).startswith(said)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    run = RunDirectory(tmp_path, trust=None)
+    assert (run.which("best"), run.which("last")) == (which, "last")
+
+
+@pytest.fixture(scope="module")
+def metrics(runs: dict[str, Path]) -> dict[str, Any]:
+    """What a finished run has measured."""
+    return dict(json.loads((runs["mlp4"] / "metrics.json").read_bytes()))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+@pytest.mark.parametrize("others", [0, 1])
+def test_traced_graphs_do_not_pile_up(others: int, composed: Any, tmp_path: Path) -> None:
+    """PyTorch keeps what it compiles until the process ends; what others have compiled stays usable."""
+    compiled = torch.jit._state._python_cu.get_functions
+    scripted = [torch.jit.script(torch.nn.Sequential(torch.nn.ReLU())) for _ in range(others)]
+    before = len(compiled())
+    logger = TensorBoardLogger(tmp_path)
+    data = SimpleNamespace(evaluation_loader=lambda split: [(torch.zeros(1, 1, 28, 28), None)])
+    for model in ("mlp4", "cnn_a"):
+        log_graph(logger, build_classifier(composed(f"model={model}")), data)  # type: ignore[arg-type]
+    assert others or len(compiled()) == before == 0
+    for one in scripted:
+        assert one(torch.ones(1)) == 1
+    torch._C._jit_clear_class_registry()

@@ -16,7 +16,7 @@ from fmnist_lit.config import CONF, resolved
 from fmnist_lit.errors import Diverged, UsageError, UserError
 from fmnist_lit.interrupt import Interrupted
 from fmnist_lit.search import compose_config, experiment, optimize
-from fmnist_lit.search_space import read_search
+from fmnist_lit.search_space import Search, read_search
 from tests.fixtures import SMALL, call
 
 SPACE = """
@@ -56,10 +56,12 @@ def test_a_study_beats_its_start_goes_on_and_ends_as_an_experiment(
     written = (tmp_path / "tuned" / "space.yaml").read_text()
     assert f"val accuracy {study.best_value:.4f}" in written
     values = [f"{key}={value}" for key, value in study.best_params.items()]
-    config, _, _ = compose_config([*read_search(space, SMALL).overrides, *values])
-    assert composed_from(written, tmp_path) | {"threads": 1} == {
-        k: v for k, v in config.items() if k != "experiment"
-    }
+    of_trials = ("trainer=cpu", "trainer.max_epochs=2", "threads=1", "logger=none")
+    overrides = [one for one in read_search(space, SMALL).overrides if one not in of_trials]
+    config, _, _ = compose_config([*overrides, *values])
+    assert composed_from(written, tmp_path) == config
+    assert config["trainer"]["max_epochs"] == 20
+    assert "tensorboard" in config["logger"]
 
 
 def composed_from(experiment_file: str, folder: Path) -> dict[str, Any]:
@@ -96,6 +98,12 @@ FAULTS = {
     "space: {": "no YAML",
     "{overrides: [~schedule.warmup], space: {optim.lr: {low: 0, high: 1}}}": "~schedule.warmup",
     "{overrides: [experiment=five_models/cnn_c], space: {optim.lr: {low: 0, high: 1}}}": "experiment",
+    "{overrides: [name=x], space: {optim.lr: {low: 0, high: 1}}}": "--study",
+    "{overrides: [hydra.verbose=true], space: {optim.lr: {low: 0, high: 1}}}": "--study",
+    "{overrides: ['optim.betas=[1'], space: {optim.lr: {low: 0, high: 1}}}": "'optim.betas=[1]'",
+    "{overrides: ['seed=1,2'], space: {optim.lr: {low: 0, high: 1}}}": "several values",
+    "{overrides: logger=null, space: {optim.lr: {low: 0, high: 1}}}": "a list of key=value",
+    "{overrides: [init_from=007, logger=null], space: {optim.lr: {low: 0, high: 1}}}": "say logger=none",
     "{start: {optim.lrr: 1}, space: {optim.lr: {low: 0, high: 1}}}": "Did you mean optim.lr?",
 }
 
@@ -179,13 +187,15 @@ def test_workers_that_start_at_once_share_one_study(
     (tmp_path / "tune").mkdir()
 
     def work(seed: int) -> None:
-        optimize(search, tmp_path / "tune", "space", storage, 6, seed)
+        optimize(search, tmp_path / "tune", "space", storage, 6, seed, tmp_path / "out" / "found.yaml")
 
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(work, range(4)))
+        list(pool.map(work, [7] * 4))
     study = optuna.load_study(study_name="space", storage=storage)
     assert 6 <= len(study.trials) <= 9  # four may look at once whether there is one left to do
-    assert [trial.params["optim.lr"] for trial in study.trials].count(1e-8) == 1
+    rates = [trial.params["optim.lr"] for trial in study.trials]
+    assert rates.count(1e-8) == 1
+    assert len(set(rates)) == len(rates), "workers of one seed draw the same"
 
 
 def test_a_database_that_cannot_be_opened_says_why(space: Path, tmp_path: Path) -> None:
@@ -242,7 +252,7 @@ def test_a_space_whose_file_gives_no_name_needs_one(
     assert call(scripts.tune, *command, "--study", "mine").returncode == 0
 
 
-@pytest.mark.parametrize("folder", ["a?b=c#d", "%41%3f 100%", "file:a&b;{c} ä'd"])
+@pytest.mark.parametrize("folder", ["a?b=c#d", "%41%3f 100%", "file:a&b;{c} ä'd", ":memory:", "a\\b\nc"])
 def test_a_study_lies_in_its_folder_whatever_that_is_called(
     folder: str, space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,3 +265,143 @@ def test_a_study_lies_in_its_folder_whatever_that_is_called(
     study = tmp_path / folder / "tune" / "space"
     assert {path.name for path in study.iterdir()} == {"study.db", "study.lock", "0", "1"}
     assert {path.name for path in tmp_path.iterdir()} == {folder, "tuned", "space.yaml"}
+
+
+@pytest.fixture
+def command(space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[object, ...]:
+    """A study of stubbed trials, begun with seed 1."""
+    monkeypatch.setattr(scripts.tune, "EXPERIMENTS", tmp_path)
+    stub(monkeypatch, 0.5)
+    command = (space, *SMALL, "--output-dir", tmp_path)
+    answer = call(scripts.tune, *command, "--trials", "1", "--seed", "1")
+    assert answer.returncode == 0, answer.stderr
+    return command
+
+
+# What is edited in the space, or said on the command line, and the difference that is told.
+OTHERS = {
+    ("high: 0.1", "high: 0.2"): "space.optim.lr.high was 0.1, is 0.2",
+    (", log: true", ""): "space.optim.lr.log was True, is None",
+    ("[adam, sgd]", "[adam, nesterov]"): "space.optim.choices was ['adam', 'sgd'], is ['adam', 'nesterov']",
+    (
+        "  label_smoothing: {low: 0.0, high: 0.2, step: 0.1}\n",
+        "",
+    ): "space.label_smoothing.low was 0.0, is None",
+    ("lr: 1.0e-08}", "lr: 2.0e-08}"): "start.optim.lr was 1e-08, is 2e-08",
+    ("hidden=[16]", "hidden=[8]"): "overrides was ['model=mlp', 'model.hidden=[16]', 'optim=adam'",
+    "--seed=2": "seed was 1, is 2",
+    "trainer.precision=64-true": "overrides was",
+}
+
+
+def test_a_study_that_was_begun_with_something_else_is_refused_with_the_difference(
+    command: tuple[object, ...], space: Path, tmp_path: Path
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    for change, difference in OTHERS.items():
+        space.write_text(SPACE if isinstance(change, str) else SPACE.replace(*change))
+        further = [change] if isinstance(change, str) else []
+        answer = call(scripts.tune, *command, "--trials", "2", "--seed", "1", *further)
+        assert (answer.returncode, answer.stdout) == (2, "")
+        assert difference in answer.stderr
+        assert answer.stderr.startswith("error: a study space was begun with something else: ")
+        assert len(answer.stderr.splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before
+    assert states(tmp_path) == ["COMPLETE"]
+
+
+def test_where_and_how_fast_trials_run_may_change(command: tuple[object, ...], tmp_path: Path) -> None:
+    answer = call(
+        scripts.tune, *command, "--trials", "2", "--seed", "1", "threads=2", "data.eval_batch_size=7"
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert states(tmp_path) == ["COMPLETE"] * 2
+
+
+def test_a_change_of_the_defaults_is_a_difference(
+    command: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compose = fmnist_lit.search.compose_config
+
+    def other_defaults(overrides: list[str]) -> Any:
+        config, groups, said = compose(overrides)
+        return config | {"label_smoothing": 0.3}, groups, said
+
+    monkeypatch.setattr(fmnist_lit.search, "compose_config", other_defaults)
+    answer = call(scripts.tune, *command, "--seed", "1")
+    assert "label_smoothing was 0.0, is 0.3" in answer.stderr
+
+
+def test_what_the_end_needs_is_there_before_the_first_trial(
+    space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, written = tmp_path / "out", tmp_path / "tuned" / "space.yaml"
+    monkeypatch.setattr(scripts.tune, "EXPERIMENTS", tmp_path)
+    command = (space, *SMALL, "--output-dir", out, "--trials", "1")
+    monkeypatch.setattr(fmnist_lit.search, "run", None)  # a trial would fail
+
+    written.parent.write_text("a file in the place of the folder")
+    assert call(scripts.tune, *command)[::2] == (1, f"error: {written.parent}: File exists\n")
+    written.parent.unlink()
+
+    written.parent.mkdir()
+    for make in (written.touch, written.mkdir, lambda: written.symlink_to(space)):
+        make()
+        answer = call(scripts.tune, *command)
+        assert answer.returncode == 2
+        assert f"{written} is not what this study wrote" in answer.stderr
+        written.rmdir() if written.is_dir() else written.unlink()
+
+    (out / "tune" / "space" / "0").mkdir()
+    answer = call(scripts.tune, *command)
+    assert answer.returncode == 2
+    assert f"{out / 'tune' / 'space' / '0'} is there, and no trial of this study" in answer.stderr
+    (out / "tune" / "space" / "0").rmdir()
+
+    stub(monkeypatch, 0.5)
+    assert call(scripts.tune, *command).returncode == 0
+    assert call(scripts.tune, *command).returncode == 0, "what it wrote itself is written again"
+    written.write_text(written.read_text() + "seed: 3\n")
+    answer = call(scripts.tune, *command)
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert f"{written} is not what this study wrote" in answer.stderr
+
+
+def test_an_experiment_has_nothing_that_only_made_its_trials_short(tmp_path: Path) -> None:
+    short = [
+        "trainer=cpu",
+        "trainer.max_epochs=1",
+        "trainer.limit_train_batches=2",
+        "logger=[csv,tensorboard]",
+    ]
+    quiet = [
+        "debug=fast",
+        "threads=1",
+        "data.train_subset=20",
+        "callbacks.progress=null",
+        "logger.csv.name=x",
+    ]
+    kept = [
+        "trainer.precision=bf16-mixed",
+        "data.images.folder=x",
+        "init_from='2024_05'",
+        "callbacks=early_stopping",
+    ]
+    search = Search([*short, *quiet, *kept], {}, {"trainer.max_epochs": {}, "optim.lr": {}})
+    assert experiment(search, {"optim.lr": 1e-3}, "Found.").splitlines() == [
+        "# @package _global_",
+        "# Found.",
+        "defaults:",
+        "  - override /callbacks: early_stopping",
+        "  - _self_",
+        "",
+        "trainer:",
+        "  precision: bf16-mixed",
+        "data:",
+        "  images:",
+        "    folder: x",
+        "init_from: '2024_05'",
+        "optim:",
+        "  lr: 0.001",
+    ]
+    assert "max_epochs: 3" in experiment(search, {"trainer.max_epochs": 3}, "Found.")

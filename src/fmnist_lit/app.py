@@ -5,6 +5,7 @@ Nothing heavy is imported before the config is known to be sound.
 
 import logging
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -23,7 +24,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from yaml import YAMLError
 
 from fmnist_lit.build import TARGET, arguments_of, known_keys
-from fmnist_lit.config import CONF, origin, resolved
+from fmnist_lit.config import origin, resolved
 from fmnist_lit.errors import (
     Occupied,
     UsageError,
@@ -36,6 +37,7 @@ from fmnist_lit.errors import (
 )
 from fmnist_lit.files import write_json
 from fmnist_lit.interrupt import Interrupted, follow_parent, own_signals
+from fmnist_lit.overrides import as_meant, options, several, unreadable, usable
 from fmnist_lit.resume import named_run, resume, way_on
 from fmnist_lit.run_files import read_metrics
 from fmnist_lit.sweeps import SWEEP_FILE, begin_sweep, gather_jobs, refuse_other_job, threads_for
@@ -163,24 +165,24 @@ def message(error: BaseException) -> str:
     """Say what was wrong and what the choices are."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
-        file = error.missing_cfg_file
+    if isinstance(error, MissingConfigException) and "/" in str(error.missing_cfg_file):
+        file = str(error.missing_cfg_file)
         group, _, name = file.rpartition("/") if file.startswith("hydra/") else file.partition("/")
-        files = (path.relative_to(CONF / group).with_suffix("") for path in (CONF / group).rglob("*.yaml"))
-        options = {*error.options, *map(str, files)}
-        # Those that start with _ are for others to build on.
-        known = [option for option in options if "/_" not in f"/{option}"]
+        known = usable({*(error.options or ()), *options(group)})
         return f"{group}={name}: no such {group}. {choices(name, known)}"
     cause = error.__cause__ or error
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and isinstance(cause.parent_node, DictConfig):
         return unknown_key(str(cause.key), str(cause.full_key), cause.parent_node)
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and not isinstance(error, HydraException):
         return os_message(error, where=Command.run)
     if isinstance(error, OmegaConfBaseException):
         return f"{str(error).splitlines()[0]} (key: {error.full_key})"
-    prefix = f"cannot read {error.override}: " if isinstance(error, OverrideParseException) else ""
     lines = [line.strip() for line in str(error).splitlines()]
-    return prefix + " ".join(line for line in lines if line and not line.startswith("See http"))
+    said = " ".join(line for line in lines if line and not line.startswith("See http"))
+    if isinstance(error, OverrideParseException):
+        return unreadable(error.override)
+    ambiguous = re.match(r"Ambiguous value for argument '(.*)'$", lines[0]) if lines else None
+    return several(ambiguous[1]) if ambiguous else said
 
 
 def unknown_key(name: str, key: str, node: DictConfig) -> str:
@@ -226,6 +228,7 @@ def command_line(train: Callable[[], Any]) -> int:
             # A log that cannot be written must not hide the message.
             logging.raiseExceptions = WANTS_TRACEBACK
             sys.argv[1:] = map(home_expanded, sys.argv[1:])
+            sys.argv[1:] = as_meant(sys.argv[1:])
             stopped = named_run(sys.argv[1:])
             if stopped is not None:
                 return go_on(*stopped)

@@ -3,6 +3,7 @@
 import csv
 import io
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -13,6 +14,7 @@ import lightning as L
 import torch
 from lightning.pytorch import callbacks
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from fmnist_lit.checkpoints import BEST, LAST, diverged
 from fmnist_lit.constraints import Count, NotNegative, Text
@@ -113,6 +115,31 @@ class History(Checkpoint):
             if monitor and (self.validated or not monitor.startswith("val")):
                 require_logged("monitor", monitor, trainer.callback_metrics)
 
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say that and why training stopped early; Lightning would say nothing."""
+        done, wanted = len(self.rows), trainer.max_epochs
+        for one in trainer.early_stopping_callbacks:
+            stopped = one.stopping_reason is not EarlyStoppingReason.NOT_STOPPED
+            if stopped and trainer.is_global_zero and (wanted is None or not 0 <= wanted <= done):
+                log.info("Stopped early, after epoch %d of %s: %s.", done, wanted, self.why(one))
+
+    def why(self, early: callbacks.EarlyStopping) -> str:
+        """Say what a metric was when training stopped, and its best value and epoch."""
+        best = float(early.best_score)
+        epochs = [row["epoch"] for row in self.rows if row.get(early.monitor) == best]
+        now = f"{early.monitor} is {self.rows[-1].get(early.monitor, math.nan):.4f}"
+        reason = {
+            EarlyStoppingReason.PATIENCE_EXHAUSTED: f"no better in {early.wait_count} checks",
+            EarlyStoppingReason.STOPPING_THRESHOLD: (
+                f"better than stopping_threshold={early.stopping_threshold}"
+            ),
+            EarlyStoppingReason.DIVERGENCE_THRESHOLD: (
+                f"worse than divergence_threshold={early.divergence_threshold}"
+            ),
+            EarlyStoppingReason.NON_FINITE_METRIC: "no finite number",
+        }[early.stopping_reason]
+        return f"{now}, {reason}" + (f"; its best was {best:.4f} in epoch {epochs[0]:.0f}" if epochs else "")
+
     def logged(self, trainer: L.Trainer) -> dict[str, float]:
         """Return what was logged in this epoch, training first."""
         splits = ("train", "val", "test") if self.validated else ("train",)
@@ -169,7 +196,7 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class EarlyStopping(callbacks.EarlyStopping):
-    """Lightning's EarlyStopping, which says why, and does not forget it when the run is stopped.
+    """Lightning's EarlyStopping, which does not forget it when the run is stopped.
 
     Args:
         monitor: a logged metric.
@@ -186,14 +213,6 @@ class EarlyStopping(callbacks.EarlyStopping):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop where it had said so just before the run was stopped."""
         trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
-
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say why training stopped."""
-        if self.wait_count >= self.patience:
-            log.info(
-                "Stopped early: %s has not been better than %.4f for %d epochs.",
-                *(self.monitor, self.best_score, self.patience),
-            )
 
 
 class ResumeCheckpoint(Checkpoint):

@@ -13,7 +13,7 @@ from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ValidationError, create_model
 
-from fmnist_lit.build import RULES, checked
+from fmnist_lit.build import RULES, TARGET, checked
 from fmnist_lit.constraints import Count, FolderName, OpenShare, Seed, Share, Text
 from fmnist_lit.errors import UserError
 
@@ -201,6 +201,16 @@ def has_validation(config: Mapping[str, Any]) -> bool:
     """Whether there are validation images."""
     looked_at = config["trainer"].get("limit_val_batches") != 0
     return looked_at and (config["data"].get("val_fraction") != 0 or bool(config["data"].get("folds")))
+
+
+def chosen_by(config: Mapping[str, Any]) -> str | None:
+    """Return the metric that chooses the checkpoint to be tested; None: it is the last one."""
+    nodes = {name: node for name, node in config["callbacks"].items() if isinstance(node, Mapping)}
+    averaged = any(str(node.get(TARGET)).endswith(".StochasticWeightAveraging") for node in nodes.values())
+    monitor = nodes.get("best", {}).get("monitor")
+    if averaged or config["trainer"].get("fast_dev_run") or not monitor:
+        return None
+    return str(monitor) if has_validation(config) or not str(monitor).startswith("val_") else None
 
 
 def decisive(config: Mapping[str, Any]) -> dict[str, Any]:

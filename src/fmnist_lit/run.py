@@ -102,6 +102,7 @@ def run(
                 remove_parts(directory)
                 remove_parts(directory / ".hydra")
                 keep_changes(directory, whole)
+                (directory / "failure.json").unlink(missing_ok=True)  # of an earlier attempt
             keep_overrides(directory, command)
         if distributed.world_size(config) > 1 and not distributed.is_started(config):
             assert not callbacks, "the processes know nothing of them"
@@ -172,7 +173,7 @@ def train_and_test(
     if trainer.is_global_zero:
         events.write(trainer, classifier, metrics)
         write_json(directory / "metrics.json", metrics)  # last: a run that has it is finished
-        log.info("%s", summary(directory, metrics))
+        log.info("%s", summary(config, directory, metrics))
     return metrics
 
 
@@ -365,7 +366,7 @@ def final_metrics(trainer: L.Trainer) -> dict[str, Any]:
             splits[split] = metrics
             if not math.isfinite(metrics["loss"]):
                 raise Diverged(
-                    f"the {split} loss of the best checkpoint is {metrics['loss']}: training diverged. "
+                    f"the {split} loss of the tested checkpoint is {metrics['loss']}: training diverged. "
                     "Try a lower learning rate: optim.lr=..."
                 )
     return splits

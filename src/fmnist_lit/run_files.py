@@ -130,7 +130,7 @@ def read_metrics(run: Path) -> dict[str, Any]:
     """
     path = run / "metrics.json"
     if not path.exists():
-        raise UserError(f"{run} has no metrics.json: the run did not finish.")
+        raise UserError(f"{run} has no metrics.json: {why_unfinished(run)}.")
     return read_facts(path, read_json(path), Metrics)
 
 
@@ -204,5 +204,5 @@ def why_unfinished(run: Path) -> str | None:
     try:
         reason = read_facts(path, read_json(path), Failure)["reason"]
     except UserError:
-        return "failed; failure.json is damaged"
+        return "failed: failure.json is damaged"
     return f"failed: {printable(' '.join(reason.split()))}"

@@ -12,6 +12,7 @@ from yaml import YAMLError
 from fmnist_lit.build import arguments_model, checked
 from fmnist_lit.config import CONF
 from fmnist_lit.errors import UsageError, choices
+from fmnist_lit.overrides import as_meant, as_override, parsed, unreadable
 
 RULE = (
     "{low, high} are numbers, with log or step if you like; low is to be below high; with log above 0, and "
@@ -46,11 +47,14 @@ def read_search(path: Path, further: Sequence[str] = ()) -> Search:
     if not isinstance(content, dict) or not content.keys() <= set(Search._fields):
         raise UsageError(f"{path}: its keys are overrides, start and space.")
     overrides, start, space = (content.get(part) for part in Search._fields)
-    search = Search([*(overrides or ()), *further], start or {}, space or {})
+    if not isinstance(overrides or [], list):
+        raise UsageError(f"{path}: overrides: it must be a list of key=value.")
+    search = Search([*map(str, overrides or ()), *further], start or {}, space or {})
     if not isinstance(search.start, dict) or not isinstance(search.space, dict) or not search.space:
         raise UsageError(f"{path}: it has no space to search; start and space are keys and what they may be.")
     for override in search.overrides:
         check_override(override)
+    search = search._replace(overrides=list(as_meant(search.overrides)))
     for key, kind in search.space.items():
         check_kind(str(key), kind)
     for key in search.start.keys() - search.space.keys():
@@ -63,8 +67,15 @@ def read_search(path: Path, further: Sequence[str] = ()) -> Search:
 def check_override(override: Any) -> None:
     """Check what every trial has: it must fit into the experiment that comes out."""
     key, equals, _ = str(override).partition("=")
-    if not equals or not key[:1].isalpha() or key in ("experiment", "sweep"):
+    if not equals or not key[:1].isalpha() or key.partition("/")[0] in ("experiment", "sweep", "resume"):
         raise UsageError(f"{override}: a search takes key=value, of any key but experiment and sweep.")
+    if key.startswith("hydra") or "@" in key or key in ("name", "output_dir"):
+        raise UsageError(f"{override}: a trial is named and placed by its study: --study, --output-dir.")
+    read = parsed(str(override))
+    if read is None:
+        raise UsageError(unreadable(str(override)))
+    if read.is_sweep_override():
+        raise UsageError(f"{override}: several values. What a search chooses from stands in its space.")
 
 
 def drawn(kind: Mapping[str, Any]) -> tuple[type, Callable[..., Any]]:
@@ -97,4 +108,4 @@ def suggest(trial: Trial, space: Mapping[str, Mapping[str, Any]]) -> dict[str, A
 
 def overrides_of(values: Mapping[str, Any]) -> list[str]:
     """Return chosen values as the command line says them."""
-    return [f"{key}={'null' if value is None else value}" for key, value in values.items()]
+    return [as_override(key, value) for key, value in values.items()]

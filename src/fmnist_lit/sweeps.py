@@ -1,5 +1,7 @@
 """Sweeps: one folder for all jobs; started again with a name, they do what is missing; cores are shared."""
 
+import logging
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -7,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, ValueType
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from pydantic import BaseModel, ValidationError
 
@@ -14,9 +17,13 @@ from fmnist_lit.build import RULES
 from fmnist_lit.config import INCIDENTAL, check_whole, decisive, differences, read_config
 from fmnist_lit.errors import Occupied, UsageError, UserError
 from fmnist_lit.files import LOCK, is_locked, write_json
+from fmnist_lit.overrides import in_shell, quoted
+
+log = logging.getLogger(__name__)
 
 SWEEP_FILE = "sweep.json"
 OF_ALL_JOBS = ("name", "output_dir")
+MANY = 20  # jobs take Hydra two seconds and more to compose
 WAIT_S = 15.0  # for jobs of a command that was killed: they save and end
 
 
@@ -32,12 +39,14 @@ def gather_jobs(config: DictConfig) -> None:
     check_whole({key: config[key] for key in OF_ALL_JOBS})
     further = OmegaConf.select(config, "hydra.sweeper.params") or {}
     swept = [*config.hydra.overrides.task, *(f"{key}={value}" for key, value in further.items())]
-    for override in OverridesParser.create().parse_overrides(swept):
+    overrides = OverridesParser.create().parse_overrides(swept)
+    for override in overrides:
         if override.key_or_group in OF_ALL_JOBS and override.is_sweep_override():
-            key = override.key_or_group
+            key, _, value = str(override.input_line).partition("=")
             raise UsageError(
                 f"{override.input_line}: a sweep has one {key}, and its jobs are numbered folders below it. "
-                f"Give one {key} or none; the table at the end says in which keys jobs differ."
+                f"Give one {key} or none; the table at the end says in which keys jobs differ. "
+                f"One with commas is quoted: {in_shell(quoted(key, value))}"
             )
     unresolved: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
     folder = Path(str(unresolved["subdir"]))
@@ -49,6 +58,14 @@ def gather_jobs(config: DictConfig) -> None:
     whole = str(Path(config.hydra.sweep.dir).absolute()).replace("'", r"\'").replace("${", r"\${")
     with read_write(config.hydra), open_dict(config.hydra):
         config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{whole}'")
+    if (jobs := count_jobs(overrides)) >= MANY:
+        log.info("Composing %d jobs, to find mistakes before the first one starts ...", jobs)
+
+
+def count_jobs(overrides: Sequence[Override]) -> int:
+    """Count the jobs of a sweep; options that a pattern finds are not counted."""
+    listed = (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP, ValueType.RANGE_SWEEP)
+    return math.prod(len(list(one.sweep_iterator())) for one in overrides if one.value_type in listed)
 
 
 class SweepRecord(BaseModel):

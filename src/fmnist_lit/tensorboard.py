@@ -3,11 +3,13 @@
 import logging
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
 import numpy as np
+import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import OmegaConf
 from torchmetrics.classification import MulticlassConfusionMatrix
@@ -82,6 +84,19 @@ class FinalEvents(L.Callback):
         writer.add_figure("test/predictions", samples, step)
 
 
+@contextmanager
+def forgotten_traces() -> Iterator[None]:
+    """Let PyTorch forget what is traced here; it would keep a megabyte of each job of a sweep.
+
+    There is no public way, and this one forgets all that was compiled in the process: if others have
+    compiled something, nothing is forgotten.
+    """
+    compiled = torch.jit._state._python_cu.get_functions()  # type: ignore[func-returns-value]
+    yield
+    if not compiled:
+        torch._C._jit_clear_class_registry()
+
+
 def log_graph(logger: TensorBoardLogger, classifier: Classifier, data: DataModule) -> None:
     """Log the network's graph, traced with one image; it is not worth a run's result if that fails."""
     images = next(iter(data.evaluation_loader("test")))[0]
@@ -89,7 +104,11 @@ def log_graph(logger: TensorBoardLogger, classifier: Classifier, data: DataModul
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer deprecates itself; the graph is right
         try:
-            logger.experiment.add_graph(classifier.model.eval(), images[:1].to(weight))
+            with forgotten_traces():
+                image = images[:1].to(weight)
+                traced = torch.jit.trace(classifier.model.eval(), image, check_trace=False)
+                logger.experiment.add_graph(traced, image)
+                del traced
         except RuntimeError as error:
             log.warning("TensorBoard gets no graph of this model: %s", error)
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fmnist_lit.build import TARGET, TRUSTED, build, check_node, checked, trainer_arguments
-from fmnist_lit.config import Config, check_whole, leaves, read_config
+from fmnist_lit.config import Config, check_whole, chosen_by, leaves, read_config
 from fmnist_lit.data.datamodule import DataModule
 from fmnist_lit.data.dataset import CLASSES, PIXEL_MEAN, PIXEL_STD, Images
 from fmnist_lit.data.sources import Unavailable, recorded, stored
@@ -117,6 +117,10 @@ class RunDirectory:
             raise UserError(f"{path} does not fit the model of {self.path / 'config.yaml'}.") from error
         require_numbers(output, path)
         return model
+
+    def which(self, checkpoint: str) -> str:
+        """Say which checkpoint one is: "best" is the last one too, where nothing chose a better one."""
+        return checkpoint if chosen_by(self.config) else "last"
 
     def untrained_model(self, classes: int) -> nn.Module:
         """Build the model."""

@@ -60,6 +60,6 @@ def cells(job: Mapping[str, Any]) -> list[str]:
     """Return a job's numbers as text; without any its state."""
     metrics = job["metrics"]
     if metrics is None:
-        return [job["reason"].partition(":")[0].partition(";")[0], "-", "-"]
+        return [job["reason"].partition(":")[0], "-", "-"]
     val = f"{metrics['val']['accuracy']:.4f}" if metrics["val"] else "-"
     return [val, f"{metrics['test']['accuracy']:.4f}", f"{metrics['seconds']:.0f}"]

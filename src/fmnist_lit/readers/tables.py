@@ -179,12 +179,14 @@ def collect(folder: Path, group_by: Sequence[str] = (), columns: Sequence[str] =
         searches.clear()
     read, without = [], []
     for path in (path for path in found if path.parent not in searches):
+        reason = why_unfinished(path)
         try:
-            if reason := why_unfinished(path):
-                raise UserError(reason)
-            read.append(read_run(path, last=bool(columns)))
+            if reason is None:
+                read.append(read_run(path, last=bool(columns)))
         except UserError as error:
-            without.append((path, str(error)))
+            reason = f"damaged: {error}"
+        if reason is not None:
+            without.append((path, reason))
     if not read:
         return Results([], [], [], without, searches)
     runs = as_runs(read)

@@ -1,0 +1,155 @@
+"""Overrides as users type them: texts stay texts, groups name options, what Hydra cannot read is quoted."""
+
+import shlex
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from fmnist_lit.config import CONF, PATHS
+from fmnist_lit.errors import UsageError, choices
+
+TEXTS = ("name", *PATHS)  # keys whose values are texts, whatever they look like
+NO_GROUPS = ("hydra", "schemas", "search")  # folders of conf/ that no command line of train.py chooses from
+SHELL = set('$`\\!"\n')  # characters that a shell reads between double quotes
+
+
+def parsed(argument: str) -> Override | None:
+    """Read an override as Hydra does; return None for what is none."""
+    try:
+        return OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return None
+
+
+def quoted(key: str, text: str) -> str:
+    """Return the override that gives a key this text."""
+    return f"{key}={QuotedString(text, Quote.single).with_quotes()}"
+
+
+def as_override(key: str, value: object) -> str:
+    """Return the override that gives a key this value; a text that Hydra would read otherwise is quoted."""
+    bare = f"{key}={'null' if value is None else value}"
+    read = parsed(bare) if isinstance(value, str) else None
+    if not isinstance(value, str) or (read and not read.is_sweep_override() and read.value() == value):
+        return bare
+    return quoted(key, value)
+
+
+def value_of(override: str) -> Any:
+    """Return the value of a sound override."""
+    return OverridesParser.create().parse_override(override).value()
+
+
+def as_meant(arguments: Iterable[str]) -> Iterator[str]:
+    """Return a command line with texts that Hydra would read as numbers or truth values kept as typed.
+
+    Raises:
+        UsageError: a group names no option; the message has those there are.
+    """
+    groups = all_groups()
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        group = key.lstrip("+")
+        if group == "search" and equals:
+            raise UsageError(f"{argument}: train.py searches nothing: python scripts/tune.py conf/search/...")
+        wanted = group in TEXTS or group in groups
+        override = parsed(argument) if wanted else None
+        if override is None or override.is_delete():
+            yield argument
+        elif group in TEXTS:
+            number = not override.is_sweep_override() and isinstance(override.value(), bool | int | float)
+            yield quoted(key, text) if number else argument
+        else:
+            require_option(group, override)
+            yield argument
+
+
+def require_option(group: str, override: Override) -> None:
+    """Make sure that an override names an option of a group, or a list of them.
+
+    Raises:
+        UsageError: it names nothing.
+    """
+    swept = override.is_discrete_sweep()
+    for value in override.sweep_iterator() if swept else [override.value()]:
+        names = value if isinstance(value, list) else [value]
+        if not names or not all(isinstance(name, str | QuotedString) for name in names):
+            known = options(group)
+            none = f"To have none, say {group}=none. " if "none" in known else ""
+            raise UsageError(f"{override.input_line}: it names no {group}. {none}{choices('', known)}")
+
+
+def folders() -> list[Path]:
+    """Return the folders of options: conf/, and the one that the command line adds."""
+    further = []
+    for argument, following in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=True):
+        option, equals, folder = argument.partition("=")
+        if option in ("--config-dir", "-cd"):
+            further.append(Path(folder if equals else following))
+    return [CONF, *further]
+
+
+def all_groups() -> list[str]:
+    """Return the groups of options."""
+    found = {
+        path.name for folder in folders() if folder.is_dir() for path in folder.iterdir() if path.is_dir()
+    }
+    return sorted(name for name in found if name not in NO_GROUPS and name[0] not in "._")
+
+
+def options(group: str) -> list[str]:
+    """Return the options of a group; those that start with _ are for others to build on."""
+    found = {
+        path.relative_to(folder / group).with_suffix("").as_posix()
+        for folder in folders()
+        for path in (folder / group).rglob("*.yaml")
+    }
+    return usable(found)
+
+
+def usable(names: Iterable[str]) -> list[str]:
+    """Return the options that a command line may choose, sorted."""
+    return sorted(name for name in names if "/_" not in f"/{name}")
+
+
+def choices_text() -> str:
+    """Return all groups with their options, for ``--help``."""
+    lines = (f"{group}: {', '.join(options(group))}" for group in all_groups() if options(group))
+    return "\n".join(fill(line, 110, subsequent_indent="    ", break_on_hyphens=False) for line in lines)
+
+
+def unreadable(override: str) -> str:
+    """Say that Hydra cannot read an override, and how it is typed in a shell."""
+    key, equals, value = override.partition("=")
+    closed = [] if key in TEXTS or len(value) < 2 else [f"{override}]", f"{override}}}"]
+    right = next((form for form in [*closed, quoted(key, value)] if equals and parsed(form)), None)
+    if right is None:
+        return f"cannot read {override}: an override is KEY=VALUE; one with spaces is quoted as a whole."
+    how = "close the bracket" if right in closed else "quote such a text, for Hydra and for the shell"
+    return f"cannot read {override}: {how}: {in_shell(right)}"
+
+
+def several(override: str) -> str:
+    """Say what an override with commas may mean."""
+    key, _, value = override.partition("=")
+    return (
+        f"{override}: several values. To sweep over them add -m (--multirun). A list is "
+        f"{in_shell(f'{key}=[{value}]')}, one text with commas {in_shell(quoted(key, value))}"
+    )
+
+
+def in_shell(word: str) -> str:
+    """Return a word as a shell takes it, as readable as it can be."""
+    plain = shlex.quote(word)
+    readable = "'" in word and not SHELL & set(word.replace("\\'", ""))
+    return f'"{word}"' if readable else plain
+
+
+OmegaConf.register_new_resolver("choices", choices_text, replace=True)

@@ -1,0 +1,143 @@
+"""Overrides as users type them: what stays a text, what names nothing, and the quoted form that works."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fmnist_lit.errors import UsageError
+from fmnist_lit.overrides import TEXTS, as_meant, as_override, options, several, unreadable, value_of
+from tests.test_command_line import train
+
+NAMES = (
+    "2024_05",
+    "1e3",
+    "007",
+    "0x10",
+    "true",
+    "False",
+    "2024-05-01",
+    "1.50",
+    "5",
+    "-3",
+    ".5",
+    "inf",
+    "nan",
+    "on",
+)
+
+
+@pytest.mark.parametrize("key", [*TEXTS, "+name", "++output_dir"])
+def test_a_text_is_kept_as_typed(key: str) -> None:
+    for name in NAMES:
+        (override,) = as_meant([f"{key}={name}"])
+        assert value_of(override) == name
+    assert list(as_meant([f"{key}=null", f"{key}=", "seed=5", "-m"])) == [
+        f"{key}=null",
+        f"{key}=",
+        "seed=5",
+        "-m",
+    ]
+
+
+def test_a_run_has_the_name_that_was_typed() -> None:
+    for name in ("2024_05", "007"):
+        answer = train(f"name={name}", "--cfg", "job")
+        assert yaml.safe_load(answer.stdout)["name"] == name
+
+
+def test_a_name_with_commas_is_still_a_sweep() -> None:
+    assert list(as_meant(["name=1,2"])) == ["name=1,2"]
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["logger=null", "logger=[]", "logger=3", "logger=[csv,null]", "+logger=NULL", "logger=csv,null"],
+)
+def test_a_group_that_names_nothing_is_answered_with_how_to_say_none(override: str) -> None:
+    with pytest.raises(UsageError, match=r"names no logger\. To have none, say logger=none\. Choices: csv, "):
+        list(as_meant([override]))
+
+
+# The command line, and parts of its one message.
+ANSWERS = {
+    "optim=null": ["optim=null: it names no optim. Choices: adam, "],
+    "model=": ["model=: no such model. Choices: block_cnn, "],
+    "logger=[tensorboard,cvs]": ["logger=cvs: no such logger. Did you mean csv?"],
+    "search=cnn": ["scripts/tune.py"],
+    "experiment=mnie": ["Did you mean mine?"],
+    "experiment=team/b": ["team/a"],
+    "mine=x": ["mine=x", "+mine=x"],
+    "+mine=x": ["mine=x: no such mine. Choices: y."],
+    "model.hidden=[1,2": ["close the bracket: 'model.hidden=[1,2]'"],
+    "output_dir=/a(b": ["""quote such a text, for Hydra and for the shell: "output_dir='/a(b'\""""],
+    "output_dir=/a,b": ["-m (--multirun)", """"output_dir='/a,b'\""""],
+    "--config-name=nix": ["Cannot find primary config 'nix'"],
+    "schedule=plateau schedule.patiense=1": ["Did you mean patience?", "factor"],
+    "data.images.foldr=x": ["Did you mean folder? Choices: folder, source."],
+    "-m optim.lrr=1,2": ["Did you mean lr? Choices: ", "weight_decay"],
+    "debug.x=1": ["debug.x: no such key. Choices: loss_within."],
+}
+
+
+@pytest.mark.parametrize("line", ANSWERS)
+def test_an_answer_names_what_can_be_said(line: str, tmp_path: Path) -> None:
+    for name in ("experiment/mine", "experiment/team/a", "experiment/team/_base", "mine/y"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.yaml").write_text("seed: 1")
+    answer = train("--config-dir", str(tmp_path), *line.split())
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert answer.stderr.startswith("error: ")
+    assert len(answer.stderr.splitlines()) == 1
+    assert "_" not in [name[0] for name in answer.stderr.replace("/", " ").split()]
+    for part in ANSWERS[line]:
+        assert part in answer.stderr
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a(b",
+        "a=b",
+        "a)",
+        "[x",
+        "x]",
+        "{a",
+        "it's",
+        'say "x"',
+        "a#b",
+        "ä b",
+        "$HOME (1)",
+        "`ls`(",
+        "a\\'(",
+        "x(!",
+    ],
+)
+def test_the_quoted_form_goes_through_a_shell(text: str) -> None:
+    said = unreadable(f"init_from={text}")
+    (word,) = shlex.split(said.partition("for the shell: ")[2])
+    assert value_of(word) == text
+
+
+def test_several_values_may_be_one_text_or_a_list() -> None:
+    said = several("freeze=a,b")
+    forms = [shlex.split(part)[0] for part in (said.partition("list is ")[2], said.partition("commas ")[2])]
+    assert [value_of(form.rstrip(",")) for form in forms] == [["a", "b"], "a,b"]
+
+
+def test_a_chosen_value_is_what_the_command_line_reads() -> None:
+    for value in ("adam", "1e3", "a b", "a(b", "a,b", "null", "", 3, 0.5, None, True):
+        assert value_of(as_override("key", value)) == value
+
+
+def test_help_lists_what_can_be_chosen() -> None:
+    answer = train("--help")
+    groups, _, keys = answer.stdout.partition("== Keys")
+    assert "model: block_cnn, cnn_a" in groups
+    assert "five_models/mlp4" in groups
+    assert "max_epochs: 20" in keys
+    assert "/_" not in groups
+    assert " _" not in groups
+    assert "search:" not in groups
+    assert "none" in options("experiment")
