@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from tensorboard.compat.tensorflow_stub.io import gfile
 
+from fmnist_lit.overrides import flags_first
 from tests.fixtures import ROOT, SMALL, Answer, answer_in_process
 from tests.fixtures import start as forked
 
@@ -40,6 +41,8 @@ FAULTS = {
     "experiment=cnn_c": (2, ["experiment=cnn_c", "augmentation/mlp", "batch_size/bs100"]),
     "hydra/launcher=slrum": (2, ["hydra/launcher=slrum", "Did you mean slurm? Choices: basic, "]),
     "trainer.accelerator=tpu": (2, ["trainer: ", "torch_xla"]),
+    "+logger=csv": (2, ["+logger=csv: there is a logger already; leave out the plus."]),
+    "+callbacks=early_stopping": (2, ["+callbacks=early_stopping", "leave out the plus."]),
     "modle=cnn_c": (2, ["modle", "Did you mean model?"]),
     "optim.lrr=0.1": (2, ["optim.lrr", "Did you mean lr?", "momentum"]),
     "optim.lr=${foo}": (2, ["foo", "optim.lr"]),
@@ -122,6 +125,7 @@ def test_a_sweep_survives_a_failed_job_and_ends_with_a_table(tmp_path: Path) -> 
     order = [row[3].strip() for row in rows if row[1].strip()]
     assert order[:6] == sorted(order[:6], reverse=True)
     assert order[6:] == ["failed", "failed"]
+    assert "overrides unknown" not in table
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
@@ -202,6 +206,20 @@ def test_a_disk_that_is_full_from_the_start_is_one_message(
     assert answer.returncode == 1
     assert answer.stderr == f"error: {tmp_path / 'run'}: No space left on device\n"
     assert capfd.readouterr().err == ""
+
+
+def test_flags_stand_anywhere() -> None:
+    line = ["model=a", "--config-dir", "options", "seed=1", "-m", "optim=b", "--cfg", "job"]
+    assert flags_first(line) == [
+        "--config-dir",
+        "options",
+        "-m",
+        "--cfg",
+        "job",
+        "model=a",
+        "seed=1",
+        "optim=b",
+    ]
 
 
 def test_a_name_that_is_taken_is_named_with_the_way_on(tmp_path: Path) -> None:

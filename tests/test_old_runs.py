@@ -12,7 +12,7 @@ import scripts.export
 import scripts.report
 import scripts.results
 from fmnist_lit.errors import UserError
-from fmnist_lit.readers.old_configs import modern, modern_config
+from fmnist_lit.readers.old_configs import modern, modern_config, modern_override
 from fmnist_lit.readers.run_directory import RunDirectory
 from fmnist_lit.run_files import read_metrics
 from tests.fixtures import ROOT, call
@@ -71,3 +71,11 @@ def test_a_config_of_today_stays_as_it_is() -> None:
 def test_a_key_inside_a_value_gets_one_message() -> None:
     with pytest.raises(UserError, match="is a value already"):
         modern_config({"data": {"limit": 10}, "model": 3, "model.hidden": [1]})
+
+
+def test_an_old_override_stands_under_todays_name() -> None:
+    old = ["augment.flip=0", "weight_averaging=null", "augment.erasing=0", "optim.lr=0.1", "~schedule.warmup"]
+    assert list(map(modern_override, old)) == [
+        *("augment.affine.flip=0", "ema_decay=null", "augment.erasing.probability=0"),
+        *("optim.lr=0.1", "~schedule.warmup"),
+    ]

@@ -37,9 +37,9 @@ from fmnist_lit.errors import (
 )
 from fmnist_lit.files import write_json
 from fmnist_lit.interrupt import Interrupted, follow_parent, own_signals
-from fmnist_lit.overrides import as_meant, options, several, unreadable, usable
+from fmnist_lit.overrides import as_meant, flags_first, options, several, unreadable, usable
 from fmnist_lit.resume import named_run, resume, way_on
-from fmnist_lit.run_files import read_metrics
+from fmnist_lit.run_files import keep_overrides, read_metrics
 from fmnist_lit.sweeps import SWEEP_FILE, begin_sweep, gather_jobs, refuse_other_job, threads_for
 
 log = logging.getLogger(__name__)
@@ -133,10 +133,9 @@ def run_job(cfg: DictConfig) -> float | None:
             log.info("Job %s is finished already.", hydra.job.num)
         else:
             metrics = run(config, directory, *origin(hydra), resumed=started)
-            (directory / "failure.json").unlink(missing_ok=True)  # of an earlier attempt
         return float((metrics["val"] or metrics["test"])["accuracy"])
     except Exception as error:
-        Command.status = failed(directory, error)
+        Command.status = failed(directory, error, origin(hydra)[1])
         return None
 
 
@@ -152,12 +151,18 @@ def go_on(directory: Path, trust: Sequence[str] = (), changed: Sequence[str] = (
     return 0
 
 
-def failed(directory: Path, error: Exception) -> int:
-    """Say why a run failed, in its directory, too, if that is its own; return the exit status."""
+def failed(directory: Path, error: Exception, command: str | None = None) -> int:
+    """Say why a run failed, in its directory, too, if that is its own; return the exit status.
+
+    Args:
+        command: of a run that may have failed before it has written its own.
+    """
     reason = {"reason": message(error), "traceback": "".join(traceback.format_exception(error))}
     if not isinstance(error, Occupied):
         with suppress(OSError):  # a full disk, say; the reason is printed in any case
             write_json(directory / "failure.json", reason)
+            if command:
+                keep_overrides(directory, command)
     return say(error)
 
 
@@ -181,6 +186,8 @@ def message(error: BaseException) -> str:
     said = " ".join(line for line in lines if line and not line.startswith("See http"))
     if isinstance(error, OverrideParseException):
         return unreadable(error.override)
+    if twice := re.match(r"Multiple values for (\S+)\. .* 'override \S+: (.*)'$", said):
+        return f"+{'='.join(twice.groups())}: there is a {twice[1]} already; leave out the plus."
     ambiguous = re.match(r"Ambiguous value for argument '(.*)'$", lines[0]) if lines else None
     return several(ambiguous[1]) if ambiguous else said
 
@@ -228,7 +235,7 @@ def command_line(train: Callable[[], Any]) -> int:
             # A log that cannot be written must not hide the message.
             logging.raiseExceptions = WANTS_TRACEBACK
             sys.argv[1:] = map(home_expanded, sys.argv[1:])
-            sys.argv[1:] = as_meant(sys.argv[1:])
+            sys.argv[1:] = as_meant(flags_first(sys.argv[1:]))
             stopped = named_run(sys.argv[1:])
             if stopped is not None:
                 return go_on(*stopped)
@@ -271,6 +278,8 @@ def call_hydra(train: Callable[[], Any]) -> None:
         train()
     except Exception as error:  # run_job raises nothing
         told = error
+        if isinstance(error, BrokenPipeError):  # of --help, say: whoever read it has seen enough
+            return
         if Command.sweep is not None and next(Command.sweep.glob("**/config.yaml"), None):
             told = UserError(f"a job was lost: {' '.join(str(error).split())}")
         elif isinstance(error, ValueError | RuntimeError | YAMLError):

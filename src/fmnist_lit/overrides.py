@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -17,6 +17,23 @@ from fmnist_lit.errors import UsageError, choices
 
 TEXTS = ("name", *PATHS)  # keys whose values are texts, whatever they look like
 NO_GROUPS = ("hydra", "schemas", "search")  # folders of conf/ that no command line of train.py chooses from
+# Hydra's flags that a value follows.
+VALUED = tuple(
+    [
+        "--config-dir",
+        "-cd",
+        "--config-path",
+        "-cp",
+        "--config-name",
+        "-cn",
+        "--cfg",
+        "-c",
+        "--package",
+        "-p",
+        "--info",
+        "-i",
+    ]
+)
 SHELL = set('$`\\!"\n')  # characters that a shell reads between double quotes
 
 
@@ -45,6 +62,16 @@ def as_override(key: str, value: object) -> str:
 def value_of(override: str) -> Any:
     """Return the value of a sound override."""
     return OverridesParser.create().parse_override(override).value()
+
+
+def flags_first(arguments: Sequence[str]) -> list[str]:
+    """Return a command line with Hydra's flags, and what belongs to them, before the overrides."""
+    flags: list[str] = []
+    others: list[str] = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        flag = argument.startswith("-") or (before in VALUED)
+        (flags if flag else others).append(argument)
+    return [*flags, *others]
 
 
 def as_meant(arguments: Iterable[str]) -> Iterator[str]:

@@ -126,7 +126,6 @@ def resume(directory: Path, trust: Sequence[str] = (), changed: Sequence[str] = 
     except Exception as error:  # a run from elsewhere may hold anything; failure.json keeps the traceback
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"{directory} cannot go on: {type(error).__name__}: {reason}") from error
-    (directory / "failure.json").unlink(missing_ok=True)
     return metrics
 
 

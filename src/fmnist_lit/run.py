@@ -4,7 +4,6 @@ import json
 import logging
 import math
 import os
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -45,6 +44,7 @@ from fmnist_lit.models.compute import training_flop
 from fmnist_lit.models.initialization import initialize
 from fmnist_lit.models.layer_table import layer_table, parameter_count
 from fmnist_lit.models.speedups import prepare
+from fmnist_lit.run_files import keep_overrides
 from fmnist_lit.schedules import build_schedule
 from fmnist_lit.summary import start_summary, summary
 from fmnist_lit.tensorboard import FinalEvents
@@ -234,16 +234,6 @@ def as_yaml(config: Mapping[str, Any]) -> bytes:
     apart = json.loads(json.dumps(config))
     text: str = yaml.safe_dump(apart, sort_keys=False, allow_unicode=True)
     return text.encode()
-
-
-def keep_overrides(directory: Path, command: str) -> None:
-    """Write a run's overrides where Hydra's users look for them."""
-    file = directory / ".hydra" / "overrides.yaml"
-    file.parent.mkdir(exist_ok=True)
-    words = shlex.split(command)[2:]
-    while words[:1] == ["--config-dir"]:
-        words = words[2:]
-    write_whole(file, yaml.safe_dump(words, allow_unicode=True).encode())
 
 
 @contextmanager

@@ -3,17 +3,19 @@
 import csv
 import io
 import json
+import shlex
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from yaml import YAMLError
 
 from fmnist_lit.config import plain_yaml
 from fmnist_lit.constraints import Natural, Probability, Seed
 from fmnist_lit.errors import UserError, os_message, printable
-from fmnist_lit.files import LOCK, is_locked
+from fmnist_lit.files import LOCK, is_locked, write_whole
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -190,6 +192,16 @@ def read_overrides(run: Path) -> list[str]:
     if not isinstance(overrides, list) or not all(isinstance(item, str) for item in overrides):
         raise UserError(f"{path} is damaged: it must be a list of texts.")
     return overrides
+
+
+def keep_overrides(directory: Path, command: str) -> None:
+    """Write a run's overrides where Hydra's users look for them."""
+    file = directory / ".hydra" / "overrides.yaml"
+    file.parent.mkdir(exist_ok=True)
+    words = shlex.split(command)[2:]
+    while words[:1] == ["--config-dir"]:
+        words = words[2:]
+    write_whole(file, yaml.safe_dump(words, allow_unicode=True).encode())
 
 
 def why_unfinished(run: Path) -> str | None:

@@ -37,7 +37,7 @@ def summary(config: Mapping[str, Any], directory: Path, metrics: Mapping[str, An
     tested = f"best checkpoint, by {monitor}," if monitor else "last checkpoint"
     return (
         f"The {tested} in evaluation mode:\n{rendered(['split', *names], rows)}\n"
-        f"{metrics['epochs']} epochs, {metrics['seconds']:.0f} s, "
+        f"{metrics['epochs']} epoch{'s' * (metrics['epochs'] != 1)}, {metrics['seconds']:.0f} s, "
         f"{metrics['images_per_second']:,.0f} images/s, {metrics['parameters']:,} parameters, "
         f"seed {metrics['seed']}\nEverything is in {directory}"
     )

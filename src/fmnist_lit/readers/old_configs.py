@@ -50,6 +50,12 @@ FIXED: dict[str, Any] = {
 }
 
 
+def modern_override(override: str) -> str:
+    """Return an override under today's name of its key."""
+    key, equals, value = override.partition("=")
+    return f"{KEYS.get(key) or key}{equals}{value}"
+
+
 def modern(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Return a flat config with today's keys, in their old order, those that it lacks behind them.
 

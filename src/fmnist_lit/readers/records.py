@@ -17,6 +17,7 @@ from fmnist_lit.config import INCIDENTAL, leaves
 from fmnist_lit.constraints import Natural, Seed
 from fmnist_lit.errors import UserError
 from fmnist_lit.readers.evaluate import evaluate
+from fmnist_lit.readers.old_configs import modern_override
 from fmnist_lit.readers.predict import Predictor, seconds
 from fmnist_lit.readers.run_directory import RunDirectory
 from fmnist_lit.sweeps import key_of
@@ -207,13 +208,14 @@ def as_rows(records: Sequence[Mapping[str, Any]]) -> DataFrame:
 
 def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the overrides and figures of a run."""
-    parted = (item.partition("=") for item in record["overrides"])
+    overrides = [modern_override(item) for item in record["overrides"]]
+    parted = (item.partition("=") for item in overrides)
     row: dict[str, Any] = {key: value for key, _, value in parted}
     row |= {key: record[key] for key in ("experiment", "seed", "epochs")}
     row |= {
         key: record.get(key, math.nan) for key in ("parameters", "training_tflop", "final_rate", "latency_ms")
     }
-    row |= {"changes": " ".join(record["overrides"]), "minutes": record["seconds"] / 60}
+    row |= {"changes": " ".join(overrides), "minutes": record["seconds"] / 60}
     for split in (*SPLITS, "test_flipped", "test_last"):
         if record.get(split):
             row[split] = 100 * record[split]["accuracy"]
