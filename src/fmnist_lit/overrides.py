@@ -1,5 +1,6 @@
 """Overrides as users type them: texts stay texts, groups name options, what Hydra cannot read is quoted."""
 
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,22 +19,7 @@ from fmnist_lit.errors import UsageError, choices
 TEXTS = ("name", *PATHS)  # keys whose values are texts, whatever they look like
 NO_GROUPS = ("hydra", "schemas", "search")  # folders of conf/ that no command line of train.py chooses from
 # Hydra's flags that a value follows.
-VALUED = tuple(
-    [
-        "--config-dir",
-        "-cd",
-        "--config-path",
-        "-cp",
-        "--config-name",
-        "-cn",
-        "--cfg",
-        "-c",
-        "--package",
-        "-p",
-        "--info",
-        "-i",
-    ]
-)
+VALUED = re.compile("-(-config-(dir|path|name)|c[dpn]?|-cfg|-package|p|-info|i)")
 SHELL = set('$`\\!"\n')  # characters that a shell reads between double quotes
 
 
@@ -69,7 +55,7 @@ def flags_first(arguments: Sequence[str]) -> list[str]:
     flags: list[str] = []
     others: list[str] = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
-        flag = argument.startswith("-") or (before in VALUED)
+        flag = argument.startswith("-") or bool(VALUED.fullmatch(before))
         (flags if flag else others).append(argument)
     return [*flags, *others]
 

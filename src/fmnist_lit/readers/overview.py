@@ -58,7 +58,7 @@ def with_table(readme: str, lines: Sequence[Line]) -> str:
 
 def overview_plot(lines: Sequence[Line]) -> Figure:
     """Draw each row's published test accuracy and ours, mean and standard deviation, on no background."""
-    figure = Figure(figsize=(7.5, 0.6 + 0.32 * len(lines)), layout="constrained", facecolor="none")
+    figure = Figure(figsize=(7.5, 1.2 + 0.32 * len(lines)), layout="constrained", facecolor="none")
     axes = figure.add_subplot(facecolor="none")
     for place, line in enumerate(lines):
         found = spread(line.tests)
