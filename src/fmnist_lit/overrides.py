@@ -3,7 +3,7 @@
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -133,9 +133,15 @@ def usable(names: Iterable[str]) -> list[str]:
 
 
 def choices_text() -> str:
-    """Return all groups with their options, for ``--help``."""
-    lines = (f"{group}: {', '.join(options(group))}" for group in all_groups() if options(group))
-    return "\n".join(fill(line, 110, subsequent_indent="    ", break_on_hyphens=False) for line in lines)
+    """Return all groups with their options for ``--help``, the default one in brackets."""
+    known = OmegaConf.load(CONF / "config.yaml").defaults
+    default = {group: option for item in known if isinstance(item, Mapping) for group, option in item.items()}
+    lines = []
+    for group in all_groups():
+        shown = {name if "/" not in name else f"{name.partition('/')[0]}/..." for name in options(group)}
+        named = (f"[{name}]" if name == default.get(group) else name for name in sorted(shown))
+        lines.append(f"  {group + ':':<12}{', '.join(named)}")
+    return "\n".join(fill(line, 100, subsequent_indent=" " * 14, break_on_hyphens=False) for line in lines)
 
 
 def unreadable(override: str) -> str:
