@@ -1,7 +1,7 @@
 """One HTML page about one run or many, with everything inside: no other file, no network."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,23 @@ def page(paths: Sequence[Path], data: Path | None, trust: Sequence[str]) -> str:
     return render(
         "report.html",
         title=f"Run {names[0]}" if len(names) == 1 else f"{len(names)} runs",
+        facts=facts(names, sections),
         keys=varying_keys(runs),
         curves=image(curves_plot(histories)),
         runs=list(zip(names, runs.keys.to_dict("records"), sections, strict=True)),
     )
+
+
+def facts(names: Sequence[str], sections: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return what the page begins with: of the best run, by validation accuracy where all have it."""
+    metrics = [of["metrics"] for of in sections]
+    split = "val" if all(of["val"] for of in metrics) else "test"
+    best = max(range(len(metrics)), key=lambda number: metrics[number][split]["accuracy"])
+    found = metrics[best]
+    named = {f"best of {len(names)}, by {split} accuracy": names[best]} if len(names) > 1 else {}
+    shown = {f"{name} accuracy": f"{found[name]['accuracy']:.2%}" for name in ("test", "val") if found[name]}
+    size, minutes = f"{found['parameters']:,}", f"{found['seconds'] / 60:.1f}"
+    return {**named, **shown, "parameters": size, "epochs": str(found["epochs"]), "minutes": minutes}
 
 
 def section(path: Path, data: Path | None, trust: Sequence[str]) -> dict[str, Any]:
