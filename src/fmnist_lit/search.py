@@ -24,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from fmnist_lit import app  # registers the resolvers that conf/ uses
 from fmnist_lit.check import check
+from fmnist_lit.checkpoints import digest
 from fmnist_lit.config import (
     CONF,
     INCIDENTAL,
@@ -39,7 +40,6 @@ from fmnist_lit.errors import Diverged, UsageError
 from fmnist_lit.files import write_json, write_whole
 from fmnist_lit.interrupt import Interrupted
 from fmnist_lit.overrides import as_meant, value_of
-from fmnist_lit.readers.own_files import digest
 from fmnist_lit.run import run
 from fmnist_lit.search_space import Search, overrides_of, suggest
 from fmnist_lit.sweeps import key_of
@@ -188,7 +188,8 @@ def require_free(study: optuna.Study, folder: Path, result: Path) -> None:
     strange = [path for path in strange if int(path.name) >= len(study.trials)]
     if strange:
         raise UsageError(f"{strange[0]} is there, and no trial of this study. Say --study NAME, or move it.")
-    if os.path.lexists(result) and digest(result) != study.user_attrs.get(WRITTEN, ""):
+    plain = result.is_file() and not result.is_symlink()
+    if os.path.lexists(result) and not (plain and digest(result) == study.user_attrs.get(WRITTEN)):
         raise UsageError(
             f"{result} is not what this study wrote, and would be lost. Say --study NAME, or move it."
         )
