@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -22,6 +23,7 @@ from fmnist_lit.run_files import read_history
 from tests.fixtures import call
 
 Figures = dict[tuple[str, int], float]
+CHROMIUM = shutil.which("chromium")
 
 
 @pytest.fixture(scope="module")
@@ -276,12 +278,32 @@ def test_the_page_stands_by_itself(folder: tuple[Path, Figures], tmp_path: Path)
     answer = call(scripts.report, path / "0.01-0", path / "0.1-0", "-o", output)
     assert answer.returncode == 0, answer.stderr
     page = output.read_text()
-    assert not re.search(r"(src|href)=.(?!data:)", page), "nothing is fetched from elsewhere"
+    assert not re.search(r"(src|href)=.(?!data:|#)", page), "nothing is fetched from elsewhere"
     assert "<th>optim.lr</th>" in page
     assert f"{accuracies['0.1', 0]:.4f}" in page
     assert page.count("<img") == 1 + 2 * 6
     assert page.count('alt="architecture"') == 2
     assert "f1-score" in page
+    assert page.index("best of 2, by val accuracy") < page.index("<table")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_a_click_on_a_heading_sorts_the_pages_table(folder: tuple[Path, Figures], tmp_path: Path) -> None:
+    path, output = folder[0], tmp_path / "report.html"
+    call(scripts.report, path / "0.01-0", path / "0.1-0", "-o", output)
+    click = "<script>document.querySelector('th:nth-child(2) button').click()</script></body>"
+    output.write_text(output.read_text().replace("</body>", click))
+    flags = "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
+    command = [
+        str(CHROMIUM),
+        *flags.split(),
+        f"--user-data-dir={tmp_path}/profile",
+        "--dump-dom",
+        str(output),
+    ]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    rows = re.findall(r'<tr><td><a href="#run-(\d)">', shown)
+    assert rows == ["2", "1"], "the larger rate first"
 
 
 def test_a_metric_of_ones_own_has_a_column_whatever_its_name_starts_with(run_copy: Path) -> None:
