@@ -60,9 +60,13 @@ def main(
         if readme.exists():
             texts[readme] = with_table(readme.read_text(encoding="utf-8"), overview)
         texts |= headers(published, records, root / "conf" / "experiment")
+        rows = published.get("five_models", {}).get("rows", [])
         printed = published.get("batch_size", {}).get("losses", [])
-        plots = {"five_models": five_models_plot(records), "batch_size": loss_plot(printed, losses(records))}
-        plots["overview"] = overview_plot(overview)
+        plots = {
+            "five_models": five_models_plot(records, rows),
+            "batch_size": loss_plot(printed, losses(records)),
+            "overview": overview_plot(overview),
+        }
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise UserError(f"a record lacks what its experiment's row needs: {error}.") from error
     for path, record in made.items():

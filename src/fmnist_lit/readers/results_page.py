@@ -219,8 +219,13 @@ def comparisons(table: DataFrame) -> list[tuple[str, "Series[float]", "Series[fl
     return found
 
 
-def five_models_plot(records: Records) -> Figure:
-    """Draw accuracy and loss of each epoch for the six rows of five_models, a line for each seed."""
+def five_models_plot(records: Records, published: Sequence[Mapping[str, Any]] = ()) -> Figure:
+    """Draw accuracy and loss of each epoch for the six rows of five_models, a line for each seed.
+
+    Args:
+        published: the report's rows; the test accuracy of each is a line.
+    """
+    tests = {row["row"]: row["published"] / 100 for row in published if "published" in row}
     figure = Figure(figsize=(18, 6), layout="constrained")
     grid = figure.subplots(2, len(FIVE_MODELS), sharex=True)
     for column, name in enumerate(FIVE_MODELS):
@@ -233,6 +238,8 @@ def five_models_plot(records: Records) -> Figure:
                 axes.plot(epochs, values, color=colour, alpha=0.7, linewidth=1, label=label)
             axes.grid(alpha=0.3)
             axes.set_ylabel(kind if column == 0 else "")
+        if name in tests:
+            grid[0, column].axhline(tests[name], color="black", linestyle="--", label="published test")
         grid[0, column].set_title(f"{name} (n = {len(runs)})")
         grid[1, column].set_xlabel("epoch")
     if grid[0, 0].lines:
