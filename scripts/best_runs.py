@@ -1,6 +1,5 @@
 """Test the best MLP and the best CNN, as the reports do: python scripts/best_runs.py [FOLDER]."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +7,7 @@ import typer
 
 from fmnist_lit.errors import UserError, printable
 from fmnist_lit.files import write_whole
-from fmnist_lit.readers.command import Data, command_line
+from fmnist_lit.readers.command import Data, command_line, output_option
 from fmnist_lit.readers.evaluate import evaluate, pairs_report, report_name
 from fmnist_lit.readers.run_directory import RunDirectory
 from fmnist_lit.readers.tables import run_directories
@@ -18,7 +17,7 @@ from fmnist_lit.run_files import read_metrics, why_unfinished
 @command_line
 def main(
     folder: Annotated[Path, typer.Argument(help="of runs")] = Path("outputs"),
-    output: Annotated[Path, typer.Option("-o", "--output", help="where the texts go")] = Path(),
+    output: Annotated[Path, output_option("where the texts go")] = Path(),
     data: Data = None,
 ) -> None:
     """Find the runs that are best on validation images, test them, and write the reports' two text files."""
@@ -44,4 +43,4 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

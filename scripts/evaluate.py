@@ -1,6 +1,5 @@
 """Evaluate finished runs: python scripts/evaluate.py RUN... [--split test|val|train]."""
 
-import sys
 from typing import Annotated, Any, Literal
 
 import typer
@@ -52,4 +51,4 @@ def show(evaluation: Evaluation, measured: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

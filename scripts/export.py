@@ -1,7 +1,5 @@
 """Export a finished run's model: python scripts/export.py RUN (ONNX, with a model card beside it)."""
 
-import sys
-
 import torch
 
 from fmnist_lit.errors import printable
@@ -41,4 +39,4 @@ def main(run: Run, checkpoint: Checkpoint = "best", data: Data = None, trust: Tr
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,7 +1,6 @@
 """Name what images show: python scripts/predict.py RUN IMAGE... (PNG, JPEG, a folder of them, or IDX)."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,10 +9,14 @@ import typer
 
 from fmnist_lit.errors import UsageError
 from fmnist_lit.readers.command import Checkpoint, Run, Trust, command_line
-from fmnist_lit.readers.image_io import Picture, read_pictures
+from fmnist_lit.readers.image_io import read_pictures
 from fmnist_lit.readers.predict import Predictor, answer, benchmark, predict
 from fmnist_lit.readers.run_directory import RunDirectory
 from fmnist_lit.summary import rendered
+
+SPEED = """\
+One image: median {latency_median_ms:.3f} ms, 99th percentile {latency_p99_ms:.3f} ms.
+Batches of {batch_size}: {images_per_second:,.0f} images/s. CPU, {threads} threads."""
 
 
 @command_line
@@ -40,44 +43,34 @@ def main(
         torch.set_num_threads(threads)
     predictor = Predictor(RunDirectory(run, trust=trust or ()), checkpoint)
     if bench:
-        show_benchmark(benchmark(predictor), as_json)
+        speed = benchmark(predictor)
+        print(json.dumps(speed, indent=2) if as_json else SPEED.format(**speed))
         return
     pictures = [picture for path in images or () for picture in read_pictures(path, background)]
     probabilities = predict(predictor, torch.stack([picture.pixels for picture in pictures]))
-    answers = [answer(of, predictor.classes) for of in probabilities]
+    answers = [
+        {"image": picture.name, "background": picture.background} | answer(of, predictor.classes)
+        for picture, of in zip(pictures, probabilities, strict=True)
+    ]
     if as_json:
-        heads = ({"image": picture.name, "background": picture.background} for picture in pictures)
-        print(json.dumps([head | given for head, given in zip(heads, answers, strict=True)], indent=2))
+        print(json.dumps(answers, indent=2))
         return
-    print(prediction_table(pictures, answers))
+    rows = [
+        [given["image"], given["background"], given["class"], likely(given["probabilities"])]
+        for given in answers
+    ]
+    print(rendered(["image", "background", "class", "probabilities"], rows, texts=4))
     how = "judged by each border" if background == "auto" else "as you said"
     print(
         f"Background {how}; --background light|dark sets it. IDX files are taken as they are, light on dark."
     )
 
 
-def prediction_table(pictures: list[Picture], answers: list[dict]) -> str:
-    """Return a row an image: the class, then the three most probable ones."""
-    rows = []
-    for picture, given in zip(pictures, answers, strict=True):
-        likely = sorted(given["probabilities"].items(), key=lambda item: -item[1])[:3]
-        words = ", ".join(f"{name} {p:.1%}" for name, p in likely)
-        rows.append([picture.name, picture.background, given["class"], words])
-    return rendered(["image", "background", "class", "probabilities"], rows, texts=4)
-
-
-def show_benchmark(speed: dict[str, float], as_json: bool) -> None:
-    """Print how fast answers come."""
-    if as_json:
-        print(json.dumps(speed, indent=2))
-        return
-    print(
-        f"One image: median {speed['latency_median_ms']:.3f} ms, "
-        f"99th percentile {speed['latency_p99_ms']:.3f} ms.\n"
-        f"Batches of {speed['batch_size']}: {speed['images_per_second']:,.0f} images/s. "
-        f"CPU, {speed['threads']} threads."
-    )
+def likely(probabilities: dict[str, float]) -> str:
+    """Return the three most probable classes."""
+    best = sorted(probabilities, key=lambda name: -probabilities[name])[:3]
+    return ", ".join(f"{name} {probabilities[name]:.1%}" for name in best)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -8,10 +8,11 @@ import typer
 
 from fmnist_lit.errors import UsageError, printable
 from fmnist_lit.files import write_whole
-from fmnist_lit.readers.command import command_line
+from fmnist_lit.readers.command import command_line, kind_of, output_option
 from fmnist_lit.readers.tables import as_csv, as_json, as_markdown, collect
 
 FORMATS = {"md": as_markdown, "csv": as_csv, "json": as_json}
+GROUP_BY = "groups or dotted keys that make a row; else what runs differ in"
 
 
 @command_line
@@ -20,22 +21,15 @@ def main(
         Path, typer.Argument(metavar="FOLDER", help="of runs, sweeps or both", show_default=False)
     ],
     further: Annotated[list[str] | None, typer.Argument(metavar="KEY", help="more of --group-by")] = None,
-    group_by: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY ...", help="groups or dotted keys that make a row; else what runs differ in"
-        ),
-    ] = None,
+    group_by: Annotated[list[str] | None, typer.Option(metavar="KEY ...", help=GROUP_BY)] = None,
     columns: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="further numbers; may be repeated")
     ] = None,
     form: Annotated[Literal["md", "csv", "json"], typer.Option("--format", help="of what is printed")] = "md",
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="a .md, .csv or .json file")] = None,
+    output: Annotated[Path | None, output_option("a .md, .csv or .json file")] = None,
 ) -> None:
     """Print or write one table; name runs without a result on the error stream where the table cannot."""
-    kind = output.suffix[1:] if output else form
-    if kind not in FORMATS:
-        raise UsageError(f"-o {output}: its name must end in {', '.join('.' + name for name in FORMATS)}.")
+    kind = kind_of(output, FORMATS) if output else form
     if further and not group_by:
         raise UsageError(f"{further[0]}: one folder at a time; keys stand behind --group-by.")
     results = collect(folder, [*(group_by or ()), *(further or ())], columns or ())
@@ -54,4 +48,4 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

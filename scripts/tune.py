@@ -1,42 +1,38 @@
 """Search configs for the best validation accuracy: python scripts/tune.py conf/search/learning_rate.yaml."""
 
-import argparse
 import logging
 import sys
 import warnings
 from pathlib import Path
+from typing import Annotated
 
-from rich.console import Console
-from rich.table import Table
+import typer
 
+from fmnist_lit.config import CONF
 from fmnist_lit.constraints import folder_name
-from fmnist_lit.errors import UsageError, exit_status
+from fmnist_lit.errors import UsageError
 from fmnist_lit.files import write_whole
+from fmnist_lit.readers.command import command_line
+from fmnist_lit.summary import rendered
 
-EXPERIMENTS = Path(__file__).resolve().parent.parent / "conf" / "experiment"
-
-
-def arguments() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description="Search configs for the best validation accuracy. The same command, started again or "
-        "several times at once, goes on with the same study."
-    )
-    parser.add_argument("space", type=Path, help="a YAML file: conf/search/learning_rate.yaml")
-    parser.add_argument("overrides", nargs="*", help="further overrides of every trial: threads=1")
-    parser.add_argument("--trials", type=int, default=20, help="of the whole study (default: %(default)s)")
-    parser.add_argument("--study", help="its name (default: that of the file)")
-    parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="default: %(default)s")
-    parser.add_argument("--storage", help="a database for workers on several machines (default: a file)")
-    parser.add_argument("--seed", type=int, help="of the sampler; not the same for two workers")
-    return parser.parse_intermixed_args()
+EXPERIMENTS = CONF / "experiment"
 
 
-def tune(chosen: argparse.Namespace) -> None:
-    """Search, print the best trials, and write the best as an experiment."""
-    if chosen.trials < 1:
-        raise UsageError("--trials must be 1 or more.")
-    name = chosen.space.stem if chosen.study is None else chosen.study
+@command_line
+def main(
+    space: Annotated[Path, typer.Argument(help="a YAML file: conf/search/learning_rate.yaml")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="of every trial: threads=1")] = None,
+    trials: Annotated[int, typer.Option(min=1, help="of the whole study")] = 20,
+    study: Annotated[str | None, typer.Option(help="its name, if not that of the file")] = None,
+    output_dir: Path = Path("outputs"),
+    storage: Annotated[str | None, typer.Option(help="a database, for workers on several machines")] = None,
+    seed: Annotated[int | None, typer.Option(help="of the sampler; not the same for two workers")] = None,
+) -> None:
+    """Search configs for the best validation accuracy; print the best trials, write an experiment.
+
+    The same command, started again or several times at once, goes on with the same study.
+    """
+    name = space.stem if study is None else study
     try:
         folder_name(name)
     except ValueError as error:
@@ -52,37 +48,28 @@ def tune(chosen: argparse.Namespace) -> None:
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # what ends a trial is ours to tell
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # heartbeats
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("fmnist_lit.search").setLevel(logging.INFO)
-    search = read_search(chosen.space, chosen.overrides)
-    folder = chosen.output_dir / "tune" / name
+    search = read_search(space, overrides or ())
+    folder = output_dir / "tune" / name
     folder.mkdir(parents=True, exist_ok=True)
-    storage = chosen.storage or folder / "study.db"
-    study = optimize(search, folder, name, storage, chosen.trials, chosen.seed)
-    complete = [trial for trial in study.trials if trial.value is not None and trial.state.name == "COMPLETE"]
+    found = optimize(search, folder, name, storage or folder / "study.db", trials, seed)
+    complete = [trial for trial in found.trials if trial.state == optuna.trial.TrialState.COMPLETE]
     if not complete:
         raise UsageError(f"{name}: no trial ended with a figure.")
-    table = Table(
-        "trial", "val accuracy", *search.space, title=f"{name}: {len(study.trials)} trials, the best"
-    )
-    for trial in sorted(complete, key=lambda trial: -(trial.value or 0))[:10]:
-        table.add_row(
-            str(trial.number), f"{trial.value:.4f}", *(f"{trial.params[key]}" for key in search.space)
-        )
-    Console().print(table)
+    best = sorted(complete, key=lambda trial: trial.values, reverse=True)[:10]
+    print(f"{name}: {len(found.trials)} trials, the best:")
+    headings = ["trial", "val accuracy", *search.space]
+    rows = [
+        [str(trial.number), f"{trial.value:.4f}", *(str(trial.params[key]) for key in search.space)]
+        for trial in best
+    ]
+    print(rendered(headings, rows, texts=len(headings)))
     path = EXPERIMENTS / "tuned" / f"{name}.yaml"
     path.parent.mkdir(exist_ok=True)
-    header = (
-        f"Found by scripts/tune.py: val accuracy {study.best_value:.4f}, trial {study.best_trial.number}."
-    )
-    write_whole(path, experiment(search, study.best_params, header).encode())
+    header = f"Found by scripts/tune.py: val accuracy {found.best_value:.4f}, trial {best[0].number}."
+    write_whole(path, experiment(search, found.best_params, header).encode())
     print(f"To train it: python train.py experiment=tuned/{name}")
-
-
-def main() -> int:
-    """Tune."""
-    chosen = arguments()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
-    return exit_status(lambda: tune(chosen))
 
 
 if __name__ == "__main__":

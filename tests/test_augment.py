@@ -26,7 +26,7 @@ from fmnist_lit.data.loader import BatchLoader
 from fmnist_lit.data.noise import PoissonNoise, SaltAndPepper, Speckle
 from fmnist_lit.data.synthetic import drawn_garments
 from fmnist_lit.run import build_data
-from tests.conftest import call
+from tests.fixtures import call
 
 
 def in_turn(*changes: Change) -> Change:

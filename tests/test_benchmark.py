@@ -1,5 +1,6 @@
 """benchmarks/: the same work for all, measured in turn. Speeds themselves are not tested."""
 
+import subprocess
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +12,7 @@ import benchmarks.speed
 from benchmarks import baselines
 from benchmarks.baselines import Work
 from fmnist_lit.errors import UserError
-from tests.conftest import ROOT, SMALL, call
+from tests.fixtures import ROOT, SMALL, Forked, call
 
 WORK = Work(model="cnn_c", batch_size=32, images=100, threads=1)
 
@@ -44,7 +45,8 @@ def test_the_work_is_what_its_fields_say() -> None:
     assert config["logger"]["tensorboard"], "the usual logging"
 
 
-def test_one_that_fails_is_named() -> None:
+def test_one_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "Popen", Forked)
     work = {"model": "mlp4", "batch_size": 32, "images": 7, "threads": 1}
     with ExitStack() as context, pytest.raises(UserError, match=r"bare failed: .*data\.train_subset=7"):
         benchmarks.speed.Baseline(context, "bare", work, ROOT)

@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
-from fmnist_lit.readers.claims import Claim, answer, as_rows, claims_table, read_claims
+from fmnist_lit.readers.claims import Claim, answer, claims_table, read_claims
 from fmnist_lit.readers.grid_table import grid_table
 from fmnist_lit.readers.loss_curve import loss_table, losses
-from tests.conftest import ROOT
+from fmnist_lit.readers.records import as_rows
+from tests.fixtures import ROOT
 
 CLAIMS = read_claims(ROOT / "results" / "claims.yaml")
 

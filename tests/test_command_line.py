@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, SMALL, Answer, answer_in_process
+from tests.fixtures import ROOT, SMALL, Answer, answer_in_process
+from tests.fixtures import start as forked
 
 
 def start(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -33,6 +34,8 @@ FAULTS = {
     "model=cnn_d": (2, ["model=cnn_d", *options("model")]),
     "experiment=five_models/cnn_d": (2, ["experiment=five_models/cnn_d", "Did you mean five_models/cnn_"]),
     "experiment=cnn_c": (2, ["experiment=cnn_c", "augmentation/mlp", "batch_size/bs100"]),
+    "hydra/launcher=slrum": (2, ["hydra/launcher=slrum", "Did you mean slurm? Choices: basic, "]),
+    "trainer.accelerator=tpu": (2, ["trainer: ", "torch_xla"]),
     "modle=cnn_c": (2, ["modle", "Did you mean model?"]),
     "optim.lrr=0.1": (2, ["optim.lrr", "Did you mean lr?", "momentum"]),
     "optim.lr=${foo}": (2, ["foo", "optim.lr"]),
@@ -64,6 +67,16 @@ def test_a_mistake_gets_one_message(fault: str, tmp_path: Path, monkeypatch: pyt
     assert not list(tmp_path.iterdir()), "nothing may be left behind"
 
 
+@pytest.mark.parametrize("text", [b"a: [\n", b"a: 1\n\tb: 2\n", b"a: 1\na: 2\n", b"a: !!python/none x\n"])
+def test_a_config_of_the_user_that_is_no_yaml_is_named(text: bytes, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_bytes(b"_target_: torch.nn.Flatten\n" + text)
+    status, _, said = train(f"--config-dir={tmp_path}", "model=mine")
+    assert status == 2
+    assert len(said.splitlines()) == 1, said
+    assert "mine.yaml" in said
+
+
 def test_a_process_says_the_same(tmp_path: Path) -> None:
     where, fault = f"output_dir={tmp_path}", "model=cnn_d"
     answer = start(where, fault)
@@ -73,12 +86,12 @@ def test_a_process_says_the_same(tmp_path: Path) -> None:
 
 
 def test_a_run_and_its_directory(tmp_path: Path) -> None:
-    answer = start(*SMALL, "model=mlp4", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run")
-    assert answer.returncode == 0, answer.stderr
-    assert answer.stderr == ""
-    assert "Device: cpu" in answer.stdout
+    process = forked(*SMALL, "model=mlp4", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run")
+    printed, message = process.communicate(timeout=120)
+    assert (process.returncode, message) == (0, "")
+    assert "Device: cpu" in printed
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert f"{metrics['test']['accuracy']:.4f}" in answer.stdout
+    assert f"{metrics['test']['accuracy']:.4f}" in printed
     assert metrics["command"].startswith("python train.py data=synthetic")
     written = (tmp_path / "run" / "train.log").read_text()
     assert "Device: cpu" in written

@@ -91,16 +91,24 @@ EXPERIMENTS = {
 SWEEPS = {
     "five_models/initialization": 14,
     "five_models/patching": 9,
-    "five_models/optimizer": 6,
+    "five_models/optimizer": 12,
+    "five_models/optimizer_sgd": 12,
     "five_models/learning_rate": 10,
     "five_models/momentum": 8,
     "five_models/weight_decay": 8,
     "five_models/batch_size": 8,
     "grid_search/mlp": 30,  # as printed
-    "grid_search/optimizer": 45,
+    "grid_search/optimizer": 18,
+    "grid_search/optimizer_sgd": 12,
+    "grid_search/kernel": 2,
+    "grid_search/folds": 10,
     "grid_search/depth": 4,  # as printed
     "grid_search/filters": 9,  # as printed
     "batch_size/batch_size": 4,  # as printed
+    "early_stopping/hidden_layers": 2,
+    "early_stopping/learning_rate": 3,
+    "early_stopping/selection": 4,
+    "augmentation/augment": 4,
 }
 
 
@@ -179,6 +187,13 @@ def test_every_pair_of_options_builds(composed: Any) -> None:
 def test_pairs_that_cannot_work_are_refused(pair: tuple[Option, Option], composed: Any) -> None:
     with pytest.raises(UsageError, match=REFUSED[pair]):
         check(composed(*(f"{group}={option}" for group, option in pair)))
+
+
+def test_every_sweep_is_listed() -> None:
+    folder = CONF / "sweep"
+    assert set(SWEEPS) == {
+        path.relative_to(folder).with_suffix("").as_posix() for path in folder.glob("*/[!_]*.yaml")
+    }
 
 
 @pytest.mark.parametrize("name", SWEEPS)

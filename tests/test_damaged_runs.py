@@ -16,7 +16,7 @@ import scripts.export
 import scripts.predict
 import scripts.report
 import scripts.results
-from tests.conftest import ROOT, call
+from tests.fixtures import ROOT, call
 
 
 def break_checkpoint(path: Path) -> None:

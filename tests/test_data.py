@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from torchvision.datasets import FashionMNIST
 
 from fmnist_lit.data import sources
 from fmnist_lit.data.datamodule import DataModule
@@ -20,7 +21,7 @@ from fmnist_lit.data.loader import BatchLoader, TrainLoader, epoch_order, normal
 from fmnist_lit.data.split import stratified_split
 from fmnist_lit.data.synthetic import drawn_garments
 from fmnist_lit.errors import UsageError, UserError
-from tests.conftest import call
+from tests.fixtures import call
 
 LABELS = torch.arange(60_000) % 10
 
@@ -186,7 +187,7 @@ def small_files(monkeypatch: pytest.MonkeyPatch, files: dict[str, bytes]) -> dic
     """Make files the official ones, and no source but a named folder reachable."""
     monkeypatch.setattr(sources, "MD5", {n: hashlib.md5(c).hexdigest() for n, c in files.items()})
     monkeypatch.setattr(sources, "DEBIAN_FOLDER", Path("/dev/null/debian"))
-    monkeypatch.setattr(sources, "torchvision_mirrors", lambda: [])
+    monkeypatch.setattr(FashionMNIST, "mirrors", [])
     monkeypatch.setenv("PATH", "")  # no apt-get
     return files
 
@@ -338,7 +339,7 @@ def test_each_source_that_was_tried_is_told(
     served = fill(tmp_path / "served", files, compressed=True)
     (served / "t10k-labels-idx1-ubyte.gz").unlink()
     closed, mirror = "http://127.0.0.1:9/", f"file://{served}/"
-    monkeypatch.setattr(sources, "torchvision_mirrors", lambda: [closed, mirror])
+    monkeypatch.setattr(FashionMNIST, "mirrors", [closed, mirror])
     caplog.set_level("INFO")
     with pytest.raises(UserError) as failure:
         sources.fashion_mnist(tmp_path / "data")
@@ -393,7 +394,7 @@ def test_debians_package_is_fetched_and_unpacked(
 def test_sources_are_tried_in_order() -> None:
     titles = [title for title, _ in sources.sources()]
     assert titles[0] == "/usr/share/datasets/fashion-mnist"
-    assert titles[1:-1] == sources.torchvision_mirrors()
+    assert titles[1:-1] == FashionMNIST.mirrors
     assert "dataset-fashion-mnist" in titles[-1]
 
 

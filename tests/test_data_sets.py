@@ -19,7 +19,7 @@ from fmnist_lit.data.split import limited
 from fmnist_lit.errors import UsageError, UserError
 from fmnist_lit.readers.run_directory import RunDirectory
 from fmnist_lit.run import build_classifier
-from tests.conftest import SMALL, answer_in_process
+from tests.fixtures import SMALL, answer_in_process
 
 TRAIN, LABELS = FILES[:2]
 NAMED = ["data=idx", "data.images.folder=FOLDER"]

@@ -7,22 +7,37 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
+from torch.distributed.elastic.rendezvous import dynamic_rendezvous
 
 from fmnist_lit.check import check
-from fmnist_lit.checkpoints import LAST, is_valid
+from fmnist_lit.checkpoints import LAST
 from fmnist_lit.distributed import world_size
 from fmnist_lit.errors import UserError
+from fmnist_lit.logs import log_to_console
 from fmnist_lit.run import run
-from tests.conftest import ROOT, SMALL, answer_in_process, outcome, run_on_two
+from tests.fixtures import (
+    ROOT,
+    SMALL,
+    Forked,
+    alive,
+    answer_in_process,
+    children,
+    is_valid,
+    outcome,
+    run_on_two,
+    start,
+    wait_for,
+)
 
 TWO = ("trainer=ddp", "trainer.accelerator=cpu")
 # 160 training images in batches of 53: the last batch has one image, so one rank has none.
@@ -35,10 +50,20 @@ RECIPES = {
     "cnn_b": ("model=cnn_b",),
 }
 # 1,280 training images: two groups of batches an epoch, and a checkpoint after each.
+EPOCHS = 5
 DROPOUT = (
-    *("model=cnn_c", "data.images.train=1600", "data.batch_size=16", "trainer.max_epochs=8"),
+    *("model=block_cnn", "model.filters=4", "model.depth=1", "model.dropout=0.5"),
+    *("data.images.train=1600", "data.batch_size=16", f"trainer.max_epochs={EPOCHS}"),
     "callbacks.resume.every_s=0",
 )
+
+
+@pytest.fixture(autouse=True)
+def forked_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What PyTorch's launcher starts, in this process and in those forked from it, is forked, too."""
+    monkeypatch.setattr(subprocess_handler, "Popen", Forked)
+    # It looks through all modules for a name that nobody reads: seconds, with as many as are imported here.
+    monkeypatch.setattr(dynamic_rendezvous, "get_method_name", lambda depth=2: "")
 
 
 def train(composed: Any, directory: Path, *overrides: str, resumed: bool = False) -> Path:
@@ -49,24 +74,26 @@ def train(composed: Any, directory: Path, *overrides: str, resumed: bool = False
     if world_size(config) == 2:
         run_on_two(config, directory, resumed)
     else:
+        log_to_console()
         run(config, directory, {"model": "small"}, "", resumed)
     return directory
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    """Start the real command."""
-    command = [sys.executable, "train.py", *arguments]
-    return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def command_on_two_ranks(directory: Path) -> tuple[str, ...]:
+    return (*SMALL, *DROPOUT, *TWO, f"hydra.run.dir={directory}")
 
 
-def start_on_two_ranks(directory: Path, *overrides: str) -> subprocess.Popen[str]:
-    return start(*SMALL, *DROPOUT, *TWO, *overrides, f"hydra.run.dir={directory}")
+def ranks_of(process: subprocess.Popen[str]) -> list[int]:
+    """Return the process numbers of the ranks that a command has started, the first rank's first."""
+    ranks = children(process.pid)
+    assert len(ranks) == 2
+    return ranks
 
 
-def ended(process: subprocess.Popen[str], directory: Path) -> str:
+def ended(process: subprocess.Popen[str], ranks: list[int]) -> str:
     """Wait for the end of a command that leaves nothing behind; return its message."""
-    _, said = process.communicate(timeout=60)
-    assert not rank_processes(directory)
+    _, said = process.communicate(timeout=120)
+    assert not any(map(alive, ranks))
     return said
 
 
@@ -77,20 +104,6 @@ def assert_same_training(first: Path, second: Path) -> None:
     assert metrics["test"] == other_metrics["test"]
     for name in weights:
         assert torch.equal(weights[name], others[name]), name
-
-
-def wait_for(what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def rank_processes(directory: Path) -> list[int]:
-    """Return the process numbers of a run's ranks, the first rank's first."""
-    pattern = f"fmnist_lit.worker {directory}"
-    found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True)
-    return [int(number) for number in found.stdout.split()]
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -152,14 +165,18 @@ def tags(directory: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("cluster", CLUSTERS)
+@pytest.mark.parametrize(
+    ("cluster", "kind"), [("srun", subprocess.Popen), ("torchrun or mpirun", Forked)], ids=CLUSTERS
+)
 def test_a_run_is_whole_whatever_a_cluster_says_of_ranks(
-    cluster: str, trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: str, kind: Any, trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     elsewhere, _ = trained(*WATCHED)
     for name, value in CLUSTERS[cluster].items():
         monkeypatch.setenv(name, value)
-    process = start(*SMALL, *WATCHED, f"hydra.run.dir={tmp_path}")
+    if kind is Forked:  # Lightning takes it from the environment when it is imported
+        monkeypatch.setattr(rank_zero_only, "rank", 1)
+    process = start(*SMALL, *WATCHED, f"hydra.run.dir={tmp_path}", kind=kind)
     _, said = process.communicate(timeout=120)
     assert (process.returncode, said) == (0, "")
     assert files(tmp_path) == files(elsewhere)
@@ -167,7 +184,7 @@ def test_a_run_is_whole_whatever_a_cluster_says_of_ranks(
 
 
 def test_a_run_goes_on_on_another_number_of_ranks(
-    composed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    composed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On more, then on fewer; on a cluster that numbers tasks of its own."""
     recipe = ("model=mlp4", "model.dropout=0.5", "debug=fast")
@@ -180,8 +197,7 @@ def test_a_run_goes_on_on_another_number_of_ranks(
         assert len(outcome(tmp_path)[1]) == number + 1
         assert len(list(tmp_path.glob("**/events.out.tfevents.*"))) >= number + 1
         (tmp_path / "metrics.json").unlink()
-        caplog.set_level("INFO", logger="fmnist_lit")
-    assert "Saved on 2 processes, resumed on 1" in caplog.text
+    assert "Saved on 2 processes, resumed on 1" in (tmp_path / "train.log").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -193,21 +209,23 @@ def test_after_a_dead_rank_and_a_signal_a_run_goes_on_to_the_same_bits(
     undisturbed: Path, composed: Any, tmp_path: Path
 ) -> None:
     last = tmp_path / "checkpoints" / LAST
-    process = start_on_two_ranks(tmp_path)
+    process = start(*command_on_two_ranks(tmp_path))
     wait_for(last.exists)
-    os.kill(rank_processes(tmp_path)[1], signal.SIGKILL)
+    ranks = ranks_of(process)
+    os.kill(ranks[1], signal.SIGKILL)
     message = f"rank 1 was ended by SIGKILL, and the others with it. Last good checkpoint: {last}"
-    assert ended(process, tmp_path) == f"error: {message}\n"
+    assert ended(process, ranks) == f"error: {message}\n"
     assert process.returncode == 1
     assert json.loads((tmp_path / "failure.json").read_bytes())["reason"] == message
 
     step = torch.load(last, weights_only=True)["global_step"]
-    assert step < 8 * 80
+    assert step < EPOCHS * 80
     saved = last.stat().st_mtime_ns
     process = start(f"resume={tmp_path}")
     wait_for(lambda: last.stat().st_mtime_ns > saved)
+    ranks = ranks_of(process)
     process.send_signal(signal.SIGTERM)
-    said = ended(process, tmp_path)
+    said = ended(process, ranks)
     assert said == f"interrupted by SIGTERM. To go on: python train.py resume={tmp_path}\n"
     assert process.returncode == 143
 
@@ -216,18 +234,21 @@ def test_after_a_dead_rank_and_a_signal_a_run_goes_on_to_the_same_bits(
 
 
 def test_ranks_end_with_a_launcher_that_was_killed(tmp_path: Path) -> None:
-    process = start_on_two_ranks(tmp_path)
+    """Launcher and ranks are started here as a shell starts them; nothing is forked."""
+    process = start(*command_on_two_ranks(tmp_path), kind=subprocess.Popen)
     wait_for((tmp_path / "checkpoints" / LAST).exists)
+    ranks = ranks_of(process)
     process.kill()
-    process.communicate(timeout=60)
-    wait_for(lambda: not rank_processes(tmp_path))
+    process.communicate(timeout=120)
+    wait_for(lambda: not any(map(alive, ranks)))
     assert is_valid(tmp_path / "checkpoints" / LAST)
+    assert not (tmp_path / "metrics.json").exists()
 
 
 def torchrun(*arguments: str) -> subprocess.Popen[str]:
     """Start the real command as somebody's own torchrun does."""
     command = [sys.executable, "-m", "torch.distributed.run", *arguments]
-    return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return Forked(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def test_torchrun_on_two_machines_trains_the_same(tmp_path: Path, undisturbed: Path) -> None:
@@ -257,6 +278,12 @@ def test_a_sweep_of_distributed_jobs_leaves_a_directory_for_each(tmp_path: Path)
     assert len(list(tmp_path.glob("**/metrics.json"))) == len(list(tmp_path.glob("**/config.yaml"))) == 2
 
 
-def test_a_rank_tells_why_it_failed(composed: Any, tmp_path: Path) -> None:
+def test_a_rank_tells_why_it_failed(composed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first rank is started here as PyTorch's launcher starts it, and not forked."""
+
+    def first_started(args: Sequence[str], env: Mapping[str, str], **further: Any) -> subprocess.Popen[Any]:
+        return (subprocess.Popen if env["RANK"] == "0" else Forked)(args, env=env, **further)
+
+    monkeypatch.setattr(subprocess_handler, "Popen", first_started)
     with pytest.raises(UserError, match=r"the training loss is (nan|inf) at step \d+ .*training diverged"):
         run(composed(*SMALL, "model=mlp4", "optim.lr=1e30", *TWO), tmp_path, {}, "")

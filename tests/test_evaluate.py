@@ -14,7 +14,7 @@ from sklearn.metrics import accuracy_score
 import scripts.evaluate
 from fmnist_lit.data.synthetic import drawn_garments
 from fmnist_lit.readers.evaluate import Evaluation, metrics
-from tests.conftest import ROOT, Answer, call
+from tests.fixtures import ROOT, Answer, Forked, call
 
 
 def evaluate(*arguments: object) -> Answer:
@@ -44,6 +44,13 @@ def test_two_runs_with_one_command_give_the_figures_of_training(runs: dict[str, 
     assert not list((runs["mlp4"] / "evaluation").glob(".*")), "nothing half-written"
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluations draw no plots, which takes seconds."""
+    monkeypatch.setattr("fmnist_lit.readers.evaluate.plots", lambda evaluation: {})
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_a_moved_run_evaluates_the_same_twice(run_copy: Path, runs: dict[str, Path]) -> None:
     results = []
     for directory in (runs["mlp4"], run_copy, run_copy):
@@ -59,6 +66,7 @@ def test_more_folds_than_images_of_a_class_are_refused(run_copy: Path) -> None:
     assert not (run_copy / "evaluation").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_with_a_limit_is_evaluated_on_the_images_it_was_trained_on(trained: Any) -> None:
     directory, figures = trained("model=mlp4", "data.train_subset=30")
     assert evaluate(directory, "--split", "train", "--folds", 2).returncode == 0
@@ -68,10 +76,11 @@ def test_a_run_with_a_limit_is_evaluated_on_the_images_it_was_trained_on(trained
 
 def test_the_script_runs_by_itself(run_copy: Path) -> None:
     command = [sys.executable, "scripts/evaluate.py", str(run_copy), str(run_copy / "checkpoints")]
-    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert answer.returncode == 1
-    assert "95% interval" in answer.stdout
-    assert answer.stderr == f"error: {run_copy / 'checkpoints'} is no run directory: it has no config.yaml.\n"
+    process = Forked(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    printed, message = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "95% interval" in printed
+    assert message == f"error: {run_copy / 'checkpoints'} is no run directory: it has no config.yaml.\n"
 
 
 def test_figures_by_hand() -> None:

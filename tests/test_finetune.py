@@ -16,7 +16,7 @@ from fmnist_lit.finetune import freeze, start_from
 from fmnist_lit.models.cnn import CNNA
 from fmnist_lit.models.mlp import MLP
 from fmnist_lit.run import build_classifier
-from tests.conftest import SMALL, answer_in_process, run_on_two
+from tests.fixtures import SMALL, answer_in_process, run_on_two
 
 Config = dict[str, Any]
 
@@ -45,7 +45,7 @@ def test_a_run_starts_from_the_average_of_another(
     state = classifier.model.state_dict()
     assert all(torch.equal(state[name], value) for name, value in average(source).items())
     assert any(not torch.equal(weights(source)[f"model.{name}"], value) for name, value in state.items())
-    assert classifier.start == f"{len(state)} of {len(state)} tensors are from {source / named}."
+    assert classifier.about[-1] == f"{len(state)} of {len(state)} tensors are from {source / named}."
 
 
 def test_what_fits_is_taken_and_what_does_not_is_told(source: Path) -> None:
@@ -190,7 +190,10 @@ def test_the_source_is_meant_from_the_folder_of_the_command_line(
     assert f"init_from={tmp_path}/mine: {tmp_path}/mine: there is no such checkpoint" in error
 
 
-def test_two_processes_train_what_is_not_frozen(source: Path, composed: Any, tmp_path: Path) -> None:
+def test_two_processes_train_what_is_not_frozen(
+    source: Path, composed: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     run = tmp_path / "run"
     run.mkdir()
     small = [item for item in SMALL if item != "trainer=cpu"]

@@ -12,7 +12,7 @@ from fmnist_lit.config import read_config
 from fmnist_lit.data.split import fold_split
 from fmnist_lit.readers.run_directory import RunDirectory
 from fmnist_lit.run import build_data
-from tests.conftest import SMALL, answer_in_process
+from tests.fixtures import SMALL, answer_in_process
 
 LABELS = torch.arange(200) % 10
 

@@ -16,9 +16,11 @@ import scripts.export
 import scripts.predict
 import scripts.report
 import scripts.results
+from fmnist_lit.build import check_node
+from fmnist_lit.errors import UsageError
 from fmnist_lit.models.cnn import CNNB
 from fmnist_lit.readers.run_directory import gives_probabilities
-from tests.conftest import ROOT, call
+from tests.fixtures import ROOT, call
 from tests.test_plugins import outside, train  # noqa: F401 (a fixture)
 
 
@@ -92,6 +94,19 @@ HEADS = {
 def test_a_network_itself_shows_whether_it_gives_probabilities(kind: str) -> None:
     model, expected = HEADS[kind]
     assert gives_probabilities(model.eval()) == expected
+
+
+class Anything(nn.Module):
+    """A network that takes any key."""
+
+    def __init__(self, **further: object) -> None:
+        super().__init__()
+
+
+def test_what_a_class_takes_under_any_name_is_checked_too() -> None:
+    node = {"_target_": f"{__name__}.Anything", "part": {"_target_": "os.system", "command": "true"}}
+    with pytest.raises(UsageError, match=r"model\.part\._target_=os\.system: only targets from tests are"):
+        check_node(node, "model", trusted=["tests"])
 
 
 def test_training_imports_no_reader() -> None:

@@ -33,7 +33,7 @@ from fmnist_lit.data.synthetic import drawn_garments
 from fmnist_lit.errors import UserError
 from fmnist_lit.plots import add_legends
 from fmnist_lit.readers.sweep_table import sweep_summary
-from tests.conftest import Answer, call
+from tests.fixtures import Answer, call
 from tests.test_damaged_runs import IDX
 
 CONFIGS = {

@@ -11,14 +11,14 @@ import lightning as L
 import pytest
 import torch
 
-from fmnist_lit.callbacks import BestCheckpoint
+from fmnist_lit.callbacks import BestCheckpoint, EarlyStopping
 from fmnist_lit.check import check
 from fmnist_lit.errors import UsageError
 from fmnist_lit.readers.evaluate import evaluate
 from fmnist_lit.readers.run_directory import RunDirectory
 from fmnist_lit.run import run
 from fmnist_lit.trainer import build_callbacks, steps_per_execution
-from tests.conftest import SMALL, answer_in_process
+from tests.fixtures import SMALL, answer_in_process
 
 CALLBACKS = "lightning.pytorch.callbacks"
 TINY = ("model=mlp", "model.hidden=[16]", "data.batch_size=16")  # ten batches of 160 images an epoch
@@ -246,11 +246,33 @@ def test_without_a_callback_to_resume_from_a_run_still_ends_with_its_weights(nod
     assert (directory / "metrics.json").exists()
 
 
-@pytest.mark.parametrize("finder", ["BatchSizeFinder", "LearningRateFinder"])
-def test_what_would_change_the_config_is_refused(finder: str, composed: Any) -> None:
-    config = composed(*SMALL, *TINY, f"+callbacks.finder._target_={CALLBACKS}.{finder}")
+class MyFinder(L.pytorch.callbacks.BatchSizeFinder):
+    """A finder of somebody's own."""
+
+
+@pytest.mark.parametrize(
+    ("target", "finder"),
+    [
+        (f"{CALLBACKS}.BatchSizeFinder", "BatchSizeFinder"),
+        (f"{CALLBACKS}.LearningRateFinder", "LearningRateFinder"),
+        (f"{__name__}.MyFinder", "BatchSizeFinder"),
+    ],
+)
+def test_what_would_change_the_config_is_refused(target: str, finder: str, composed: Any) -> None:
+    config = composed(*SMALL, *TINY, f"+callbacks.finder._target_={target}")
     with pytest.raises(UsageError, match=f"{finder} changes what a config says"):
         check(config)
+
+
+class MyBest(BestCheckpoint):
+    """A checkpoint of somebody's own."""
+
+
+def test_a_callback_made_elsewhere_knows_from_a_name_whether_more_is_better(composed: Any) -> None:
+    assert [EarlyStopping(monitor).mode for monitor in ("val_accuracy", "val_loss")] == ["max", "min"]
+    config = composed(*SMALL, *TINY, f"callbacks.best._target_={__name__}.MyBest")
+    (best,) = (one for one in build_callbacks(config) if isinstance(one, MyBest))
+    assert (best.monitor, best.mode) == ("val_accuracy", "max")
 
 
 def test_a_metric_says_itself_whether_more_is_better(composed: Any) -> None:

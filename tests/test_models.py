@@ -15,9 +15,9 @@ from fmnist_lit.models.initialization import SCHEMES, Scheme, initialize
 from fmnist_lit.models.layer_table import layer_table, parameter_count
 from fmnist_lit.models.lenet import LeNet
 from fmnist_lit.models.mlp import MLP
-from fmnist_lit.models.patching import ConcatPatches, PatchEmbedding, SharedMLP, patchify, unpatchify
+from fmnist_lit.models.patching import ConcatPatches, PatchEmbedding, SharedMLP, patchify
 from fmnist_lit.models.speedups import prepare
-from tests.conftest import ROOT
+from tests.fixtures import ROOT, unpatchify
 
 
 def dense(width: int, parameters: int, *more: str) -> list[tuple[str, tuple[int, ...], int]]:

@@ -21,7 +21,7 @@ from fmnist_lit.data import sources
 from fmnist_lit.data.synthetic import drawn_garments
 from fmnist_lit.interrupt import Interrupted
 from fmnist_lit.readers.run_directory import RunDirectory
-from tests.conftest import answer_in_process, call
+from tests.fixtures import answer_in_process, call
 from tests.test_data import FAULTS, contents, fill, idx, small_files, spoil
 
 SMALL = ("model=mlp", "model.hidden=[10]", "trainer=cpu", "trainer.max_epochs=1", "threads=1", "logger=none")
@@ -53,14 +53,14 @@ def train(*arguments: str) -> tuple[int | str | None, str, str]:
     return answer_in_process([*arguments, *SMALL])
 
 
-@pytest.mark.parametrize("chdir", ["false", "true"])
 @pytest.mark.parametrize(
-    ("folder", "source", "place", "run"),
+    ("folder", "source", "place", "run", "chdir"),
     [
-        ("data", "mine", "output_dir=outputs", "outputs/runs/x"),
-        ("./data", "../home/mine", "hydra.run.dir=here/it/is", "here/it/is"),
-        ("~/data", "./mine", "output_dir=~/out", "out/runs/x"),
-        ("'~/data'", "~/mine", "output_dir='~/out'", "out/runs/x"),
+        ("data", "mine", "output_dir=outputs", "outputs/runs/x", "true"),
+        ("data", "mine", "output_dir=outputs", "outputs/runs/x", "false"),
+        ("./data", "../home/mine", "hydra.run.dir=here/it/is", "here/it/is", "true"),
+        ("~/data", "./mine", "output_dir=~/out", "out/runs/x", "true"),
+        ("'~/data'", "~/mine", "output_dir='~/out'", "out/runs/x", "false"),
     ],
 )
 def test_a_run_and_its_data_lie_where_the_command_line_says(
@@ -88,8 +88,14 @@ def test_a_run_and_its_data_lie_where_the_command_line_says(
     assert not list(Path.cwd().iterdir())
 
 
-@pytest.mark.parametrize("chdir", ["false", "true"])
-@pytest.mark.parametrize(("place", "sweep"), [("output_dir=out", "out/sweeps/x"), ("hydra.sweep.dir=s", "s")])
+@pytest.mark.parametrize(
+    ("place", "sweep", "chdir"),
+    [
+        ("output_dir=out", "out/sweeps/x", "true"),
+        ("hydra.sweep.dir=s", "s", "true"),
+        ("hydra.sweep.dir=s", "s", "false"),
+    ],
+)
 def test_a_sweep_lies_where_the_command_line_says(home: Path, place: str, sweep: str, chdir: str) -> None:
     command = ("-m", "name=x", "data.images.source=mine", "seed=0,1", place, f"hydra.job.chdir={chdir}")
     for said in ("Run directory", "finished already"):  # the same command again finds its jobs

@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 import fmnist_lit.models
+from fmnist_lit.build import locate
 from fmnist_lit.resume import way_on
-from tests.conftest import ROOT, SMALL, answer_in_process
+from tests.fixtures import ROOT, SMALL, answer_in_process
 
 PAGE = (ROOT / "docs" / "extend.md").read_text()
 SECTIONS = {section.partition("\n")[0]: section for section in PAGE.split("\n## ")[1:]}
@@ -48,6 +49,12 @@ def test_the_page_has_every_kind() -> None:
     assert list(SECTIONS) == kinds
     assert len(FILES) == len(kinds)
     assert {len(commands) for commands in COMMANDS.values()} == {1}
+
+
+def test_a_module_that_cannot_be_imported_says_why(outside: Path) -> None:
+    (outside / "broken.py").write_text("raise ValueError('numpy.dtype size changed')")
+    with pytest.raises(ValueError, match="size changed"):
+        locate("broken.Net")
 
 
 @pytest.mark.parametrize("kind", SECTIONS)

@@ -18,7 +18,7 @@ from fmnist_lit.data.synthetic import drawn_garments
 from fmnist_lit.readers.evaluate import evaluate
 from fmnist_lit.readers.image_io import read_pictures
 from fmnist_lit.readers.run_directory import RunDirectory
-from tests.conftest import Answer, call
+from tests.fixtures import Answer, call
 
 
 def predict(*arguments: object) -> Answer:
@@ -172,7 +172,7 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "missing.png": (lambda path: None, "no such picture"),
     "images-idx3-ubyte": (
         lambda path: path.write_bytes(idx(np.zeros((3, 28, 28), np.uint8))[:-1]),
-        "not all",
+        "is damaged: its header claims 2,352 bytes, and it holds 2,351",
     ),
     "labels-idx1-ubyte": (lambda path: path.write_bytes(b"\x00\x00\x08\x01\x00\x00\x00\x01\x05"), "IDX"),
     "large-idx3-ubyte": (lambda path: path.write_bytes(idx(np.zeros((1, 32, 32), np.uint8))), "28x28"),
@@ -180,6 +180,7 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "large.png": (lambda path: path.write_bytes(png(12_000, 9_000)), "pixels"),
     "wide.png": (lambda path: path.write_bytes(png(2**31 - 1, 1)), "wide.png"),
     "claims.jpg": (lambda path: path.write_bytes(jpeg(65_000, 65_000)), "pixels"),
+    "text.gz": (lambda path: path.write_bytes(gzip.compress(b"words, and no picture")), "is no IDX file"),
     "bomb.gz": (lambda path: path.write_bytes(bomb()), "claims"),
     "many-idx3-ubyte": (
         lambda path: path.write_bytes(b"\x00\x00\x08\x03\xff\xff\xff\xff\x00\x00\x00\x1c\x00\x00\x00\x1c"),

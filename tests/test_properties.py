@@ -9,7 +9,8 @@ from hypothesis import strategies as some
 from fmnist_lit.data.augment import GaussianNoise, RandomAffine, RandomErasing, batch_generator
 from fmnist_lit.data.loader import Batch, BatchLoader, Shard, TrainLoader, size_of
 from fmnist_lit.data.split import stratified_split
-from fmnist_lit.models.patching import patchify, unpatchify
+from fmnist_lit.models.patching import patchify
+from tests.fixtures import unpatchify
 
 settings.register_profile("here", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("here")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.conftest import ROOT
+from tests.fixtures import ROOT
 
 KEYS = Path(__file__).with_name("public_keys.txt")
 CONF = ROOT / "conf"

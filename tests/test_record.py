@@ -1,6 +1,7 @@
 """Records of runs and RESULTS.md, which is made of them."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,21 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+import scripts.evaluate
 import scripts.record
 from fmnist_lit.config import leaves
-from fmnist_lit.readers.claims import as_rows, read_claims, read_studies
+from fmnist_lit.readers.claims import read_claims
 from fmnist_lit.readers.old_configs import KEYS, modern
-from fmnist_lit.readers.records import is_kept, other_overrides, read_records, read_study
+from fmnist_lit.readers.records import (
+    as_rows,
+    is_kept,
+    other_overrides,
+    read_records,
+    read_studies,
+    read_study,
+)
 from fmnist_lit.readers.results_page import COMPARISONS, measured, read_published, results_page
-from tests.conftest import ROOT, call
+from tests.fixtures import ROOT, call
 
 RECORDS = read_records(ROOT / "results")
 CLAIMS = read_claims(ROOT / "results" / "claims.yaml")
@@ -22,9 +31,7 @@ CLAIMS = read_claims(ROOT / "results" / "claims.yaml")
 
 def made_of(published: dict[str, Any], records: list[dict[str, Any]]) -> str:
     """Return the page of some records and the repository's claims and studies."""
-    whole = as_rows([record for record in records if not record["overrides"]])
-    studies = read_studies(ROOT / "results" / "studies")
-    return results_page(published, records, CLAIMS, studies | {None: whole})
+    return results_page(published, records, CLAIMS, read_studies(ROOT / "results" / "studies"))
 
 
 def test_the_page_in_the_repository_is_that_of_the_records() -> None:
@@ -35,10 +42,11 @@ def test_the_page_in_the_repository_is_that_of_the_records() -> None:
 def test_headers_of_experiments_say_what_was_published_and_measured() -> None:
     published = read_published(ROOT / "results" / "published.yaml")
     rows = [(report, row) for report, content in published.items() for row in content["rows"]]
+    table = as_rows(RECORDS)
     for report, row in rows:
         experiment = f"{report}/{row['row']}"
         header = (ROOT / "conf" / "experiment" / f"{experiment}.yaml").read_text()
-        line = measured(experiment, row.get("figure"), RECORDS)
+        line = measured(experiment, row.get("figure"), table)
         assert f"python train.py experiment={experiment}\n" in header
         for part in ("# Published: ", "# Not stated in the report, chosen here: "):
             assert part in header or report == "champion", f"{experiment}: {part}"
@@ -50,7 +58,23 @@ def test_every_experiment_has_a_row() -> None:
     rows = {f"{report}/{row['row']}" for report, content in published.items() for row in content["rows"]}
     folder = ROOT / "conf" / "experiment"
     files = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.glob("*/[!_]*.yaml")}
-    assert rows == files
+    assert rows == {name for name in files if not name.startswith("tuned/")}  # a search's, of no report
+
+
+def numbers(content: Any) -> set[float]:
+    """Return all numbers of a report's facts."""
+    if isinstance(content, dict | list):
+        return set().union(*map(numbers, content.values() if isinstance(content, dict) else content))
+    return {float(content)} if isinstance(content, int | float) else set()
+
+
+def test_prose_types_no_accuracy_by_hand() -> None:
+    """What it says of our runs comes from records; what it says of a report stands in the report's facts."""
+    for content in read_published(ROOT / "results" / "published.yaml").values():
+        texts = [content["about"], content.get("columns_about", "")]
+        texts += [row.get(key, "") for row in content["rows"] for key in ("notes", "why")]
+        typed = re.findall(r"\b\d\d\.\d+", re.sub(r"{{.*?}}", "", " ".join(texts)))
+        assert set(map(float, typed)) <= numbers(content)
 
 
 def test_records_are_of_the_experiments_as_they_stand_in_conf(composed: Any) -> None:
@@ -199,6 +223,10 @@ def test_a_run_becomes_a_record_and_the_page(experiment: Path, tmp_path: Path) -
     assert hits == round(100 * made["test"]["accuracy"])
     assert 1 <= made["chosen_epoch"] <= made["epochs"] == 3
     assert made["final_rate"] == 0.01
+    assert 0 < made["latency_ms"] < 1000
+    assert call(scripts.evaluate, experiment, "--checkpoint", "last").returncode == 0
+    last = json.loads((experiment / "evaluation" / "test" / "metrics.json").read_text())
+    assert made["test_last"] == {key: last[key] for key in ("accuracy", "loss")}
     assert "with trainer.max_epochs=3 (n = 1)" in (tmp_path / "RESULTS.md").read_text()
     first = (tmp_path / "RESULTS.md").read_bytes()
     assert call(scripts.record, "--root", tmp_path).returncode == 0

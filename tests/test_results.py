@@ -15,9 +15,11 @@ from omegaconf import OmegaConf
 import scripts.curves
 import scripts.report
 import scripts.results
-from fmnist_lit.readers.tables import spread
+from fmnist_lit.models.layer_table import Row
+from fmnist_lit.readers.architecture import architecture_plot
+from fmnist_lit.readers.spread import spread
 from fmnist_lit.run_files import read_history
-from tests.conftest import call
+from tests.fixtures import call
 
 Figures = dict[tuple[str, int], float]
 
@@ -277,8 +279,23 @@ def test_the_page_stands_by_itself(folder: tuple[Path, Figures], tmp_path: Path)
     assert not re.search(r"(src|href)=.(?!data:)", page), "nothing is fetched from elsewhere"
     assert "<th>optim.lr</th>" in page
     assert f"{accuracies['0.1', 0]:.4f}" in page
-    assert page.count("<img") == 1 + 2 * 5
+    assert page.count("<img") == 1 + 2 * 6
+    assert page.count('alt="architecture"') == 2
     assert "f1-score" in page
+
+
+def test_a_metric_of_ones_own_has_a_column_whatever_its_name_starts_with(run_copy: Path) -> None:
+    metrics = json.loads((run_copy / "metrics.json").read_text())
+    metrics["test"]["accuracy_top5"] = 0.9
+    metrics["test_flipped"] = metrics["test"]
+    (run_copy / "metrics.json").write_text(json.dumps(metrics))
+    headings = call(scripts.results, run_copy.parent).stdout.splitlines()[0]
+    assert "| test accuracy_top5 |" in headings
+    assert "flipped" not in headings
+
+
+def test_a_picture_of_any_number_of_layers_fits_into_memory() -> None:
+    assert architecture_plot([Row("ReLU", (1,), 0)] * 2000).get_figheight() <= 300
 
 
 def test_further_columns_are_those_that_were_asked_for(runs: dict[str, Path]) -> None:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from fmnist_lit.schemas import ONE, SEVERAL, schemas
-from tests.conftest import ROOT
+from tests.fixtures import ROOT
 
 CONF = ROOT / "conf"
 COMMITTED = {path.stem: json.loads(path.read_text()) for path in (CONF / "schemas").glob("*.json")}

@@ -20,7 +20,7 @@ from fmnist_lit.data import sources
 from fmnist_lit.data.dataset import CLASSES
 from fmnist_lit.data.synthetic import drawn_garments
 from fmnist_lit.plots import images_plot
-from tests.conftest import call
+from tests.fixtures import call
 from tests.test_damaged_runs import IDX
 from tests.test_data import idx
 

@@ -13,13 +13,13 @@ import torch
 
 import fmnist_lit.run
 from fmnist_lit import callbacks, trainer
-from fmnist_lit.callbacks import StopWhenDiverged
+from fmnist_lit.callbacks import History
 from fmnist_lit.checkpoints import LAST, AtomicCheckpointIO
 from fmnist_lit.classifier import Classifier
 from fmnist_lit.errors import Diverged
 from fmnist_lit.interrupt import Interrupted
 from fmnist_lit.run import run
-from tests.conftest import SMALL, answer_in_process
+from tests.fixtures import SMALL, answer_in_process
 
 # Where the signal comes, at which call, and whether there must be a checkpoint by then.
 MOMENTS: dict[str, tuple[Any, str, int, bool]] = {
@@ -126,7 +126,7 @@ def test_a_signal_is_not_forgotten_when_the_job_fails_before_it_stops(tmp_path: 
         raise Diverged("training diverged")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(StopWhenDiverged, "on_train_batch_end", fail)
+        patch.setattr(History, "on_train_batch_end", fail)
         command = ["-m", *SMALL, "model=mlp4", "seed=0,1", f"output_dir={tmp_path}", "name=night"]
         status, said, message = answer_in_process(command)
     assert status == 143

@@ -6,38 +6,46 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from filelock import FileLock
 
 import scripts.results
 from fmnist_lit import sweeps
-from fmnist_lit.errors import UsageError
+from fmnist_lit.config import check_whole
+from fmnist_lit.errors import UsageError, UserError
 from fmnist_lit.readers.sweep_table import sweep_summary
-from tests.conftest import ROOT, SMALL, answer_in_process, call
+from tests.fixtures import SMALL, alive, answer_in_process, call, children, start, wait_for
 from tests.test_command_line import train
 
-# A cluster of one machine. sbatch starts every task of an array at once; sacct knows nothing better than
-# that they run; srun leaves its own options out.
+# A cluster of one machine. sbatch starts the tasks of an array at once, which srun forks from one process;
+# sacct knows nothing better than that they run.
 CLUSTER = {
-    "sbatch": """#!/usr/bin/env python3
+    "sbatch": """#!PYTHON
 import os, re, subprocess, sys
 tasks = int(re.search(r"--array=0-(\\d+)", open(sys.argv[1]).read())[1]) + 1
-names = "SLURM_NODEID SLURM_PROCID SLURM_LOCALID SLURM_ARRAY_TASK_ID".split()
-for task in range(tasks):
-    job = dict.fromkeys(names, "0") | {"SLURM_NTASKS": "1", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NAME": "a"}
-    job |= {"SLURM_JOB_ID": f"7{task}", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": str(task)}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    subprocess.Popen(["bash", sys.argv[1]], env=os.environ | job, **quiet)
+names = "SLURM_NODEID SLURM_PROCID SLURM_LOCALID".split()
+job = dict.fromkeys(names, "0") | {"SLURM_NTASKS": "1", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NAME": "a"}
+job |= {"SLURM_ARRAY_JOB_ID": "7", "TASKS": str(tasks)}
+quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+subprocess.Popen(["bash", sys.argv[1]], env=os.environ | job, **quiet)
 print("Submitted batch job 7")
 """,
-    "srun": """#!/bin/bash
-while [[ $1 == -* ]]; do case $1 in --output | --error) shift 2 ;; *) shift ;; esac; done
-exec "$@"
+    "srun": """#!PYTHON
+import os, runpy, sys
+import fmnist_lit.app, fmnist_lit.check, fmnist_lit.run
+sys.path[0] = ""  # as of python -m, and not this file's
+sys.argv = sys.argv[sys.argv.index("-m") + 1 :]  # behind srun's own options and Python's
+for task in map(str, range(int(os.environ["TASKS"]))):
+    if not os.fork():
+        os.environ |= {"SLURM_JOB_ID": f"7{task}", "SLURM_ARRAY_TASK_ID": task}
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        sys.exit()
+for _ in range(int(os.environ["TASKS"])):
+    os.wait()
 """,
     "sacct": """#!/bin/bash
 echo "JobID|State|NodeList"
@@ -51,7 +59,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cluster"
     folder.mkdir()
     for name, script in CLUSTER.items():
-        (folder / name).write_text(script)
+        (folder / name).write_text(script.replace("PYTHON", sys.executable))
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     return folder
@@ -122,34 +130,17 @@ def test_jobs_at_a_time_share_the_cores(
     )
 
 
-LONG = ("model=cnn_c", "data.images.train=1600", "data.batch_size=16", "trainer.max_epochs=6")
-
-
-def workers(parent: int) -> list[int]:
-    """Return the processes that a process has started."""
-    found = subprocess.run(["pgrep", "-P", str(parent)], capture_output=True, text=True)
-    return [int(number) for number in found.stdout.split()]
-
-
-def alive(process: int) -> bool:
-    state = subprocess.run(["ps", "-o", "stat=", "-p", str(process)], capture_output=True, text=True).stdout
-    return bool(state.strip()) and not state.startswith("Z")
-
-
-def wait_for(what: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+LONG = ("model=cnn_a", "data.images.train=1600", "data.batch_size=16", "trainer.max_epochs=6")
 
 
 def test_workers_end_with_a_command_that_was_killed_and_it_can_be_given_again(tmp_path: Path) -> None:
     further = ("callbacks.resume.every_s=1000", f"output_dir={tmp_path}", "name=night", "seed=0,1,2")
-    command = ("-m", *SMALL, *LONG, *further, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-    process = subprocess.Popen([sys.executable, "train.py", *command], cwd=ROOT, stdout=subprocess.DEVNULL)
+    command = ("-m", *SMALL, *LONG, *further)
+    two_at_a_time = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    process = start(*command, *two_at_a_time, kind=subprocess.Popen)
     sweep = tmp_path / "sweeps" / "night"
     wait_for(lambda: all((sweep / job / "history.csv").exists() for job in "01"))
-    left = workers(process.pid)
+    left = children(process.pid)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert len(left) >= 2
@@ -192,7 +183,7 @@ def test_a_job_that_is_going_on_is_neither_failed_nor_lost(
         status, said, message = answer_in_process(command)
     assert status == 1
     assert f"{sweep / '0'}: this run is going on, in another process." in message
-    assert [row[3].strip() for row in rows(said)][1:] == ["running"]
+    assert states(said)[1:] == ["running"]
     assert "job 0 running" in said
     assert "failed" not in said
     assert not (sweep / "0" / "failure.json").exists()
@@ -211,7 +202,7 @@ def test_every_table_says_the_same_of_a_job_without_figures(state: str, sweep: P
         (sweep / "0" / "failure.json").write_text('{"reason": "the disk is full"}')
     said, count = sweep_summary(sweep)
     assert count == 1
-    assert [row[3].strip() for row in rows(said)][1:] == [state]
+    assert states(said)[1:] == [state]
     answer = call(scripts.results, sweep)
     assert state in answer.stdout + answer.stderr
 
@@ -231,8 +222,17 @@ NO_SWEEP = {
 
 
 @pytest.mark.parametrize("damage", [*NO_JSON, *NO_SWEEP])
-def test_a_damaged_record_of_a_sweep_gets_one_message(damage: str, command: list[str], sweep: Path) -> None:
-    (sweep / sweeps.SWEEP_FILE).write_bytes({**NO_JSON, **NO_SWEEP}[damage])
+def test_a_damaged_record_of_a_sweep_gets_one_message(damage: str, tmp_path: Path) -> None:
+    file = tmp_path / sweeps.SWEEP_FILE
+    file.write_bytes({**NO_JSON, **NO_SWEEP}[damage])
+    with pytest.raises(UserError) as refused:
+        sweeps.begin_sweep(tmp_path, "night", ["seed=0,1"], {"seed": 0})
+    assert str(refused.value).startswith(f"{file} is damaged. ")
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_command_ends_with_the_message_of_a_damaged_record(command: list[str], sweep: Path) -> None:
+    (sweep / sweeps.SWEEP_FILE).write_bytes(b"\xff\x00\x80")
     status, said, message = answer_in_process(command)
     assert (status, said) == (1, "")
     assert message.startswith(f"error: {sweep / sweeps.SWEEP_FILE} is damaged. ")
@@ -258,43 +258,69 @@ NO_METRICS = {
 }
 
 
-@pytest.mark.parametrize("damage", [*NO_JSON, *NO_METRICS])
-def test_a_finished_job_with_damaged_figures_is_said_to_be_damaged(
-    damage: str, command: list[str], sweep: Path
-) -> None:
-    file = sweep / "0" / "metrics.json"
-    figures = json.dumps(json.loads(file.read_bytes()) | NO_METRICS.get(damage, {})).encode()
-    file.write_bytes(NO_JSON.get(damage, figures))
+def of_jobs(command: list[str], sweep: Path, count: int) -> list[str]:
+    """Let a finished sweep have so many jobs, one for each seed; return its command."""
+    for number in range(count):
+        job = sweep / str(number)
+        if number > 1:
+            shutil.copytree(sweep / "0", job)
+            (job / ".hydra" / "overrides.yaml").write_text(f"[model=mlp4, debug=fast, seed={number}]")
+            config = yaml.safe_load((sweep / "0" / "config.yaml").read_text())
+            (job / "config.yaml").write_text(yaml.safe_dump(config | {"seed": number}))
+    swept = f"seed=range({count})"
+    record = (sweep / sweeps.SWEEP_FILE).read_text()
+    (sweep / sweeps.SWEEP_FILE).write_text(record.replace("seed=0,1", swept))
+    return [swept if word == "seed=0,1" else word for word in command]
+
+
+def states(said: str) -> list[str]:
+    """Return what the table at the end of a sweep says of its jobs, or their accuracy."""
+    return [row[3].strip() for row in rows(said) if row[3].strip()]
+
+
+def test_finished_jobs_with_damaged_figures_are_said_to_be_damaged(command: list[str], sweep: Path) -> None:
+    damages = [*NO_JSON, *NO_METRICS]
+    whole = len(damages)
+    command = of_jobs(command, sweep, whole + 1)
+    for number, damage in enumerate(damages):
+        file = sweep / str(number) / "metrics.json"
+        figures = json.dumps(json.loads(file.read_bytes()) | NO_METRICS.get(damage, {})).encode()
+        file.write_bytes(NO_JSON.get(damage, figures))
     status, said, message = answer_in_process(command)
     assert status == 1
-    assert message.startswith("error: ")
-    assert len(message.splitlines()) == 1
-    assert str(file) in message
-    assert "Job 1 is finished already." in said
-    assert [row[3].strip() for row in rows(said)][1:] == ["damaged"]
-    assert f"job 0 damaged: {file}" in said
+    assert f"Job {whole} is finished already." in said
+    assert said.count("is finished already.") == 1
+    assert states(said)[1:] == ["damaged"] * whole
+    for number, line in enumerate(message.splitlines()):
+        assert line.startswith("error: ")
+        assert str(sweep / str(number) / "metrics.json") in line, damages[number]
+        assert f"job {number} damaged: {sweep / str(number) / 'metrics.json'}" in said
+    assert len(message.splitlines()) == whole
 
 
 NO_CONFIG = {"empty": b"", "binary": b"\xff\x00\x80", "cut": b"a: [1", "a number": b"3", "a list": b"- 1"}
 
 
-@pytest.mark.parametrize("is_finished", [True, False])
-@pytest.mark.parametrize("damage", NO_CONFIG)
-def test_a_job_with_a_damaged_config_is_told_and_the_others_go_on(
-    damage: str, is_finished: bool, command: list[str], sweep: Path
-) -> None:
-    file = sweep / "0" / "config.yaml"
-    file.write_bytes(NO_CONFIG[damage])
-    if not is_finished:
-        (sweep / "0" / "metrics.json").unlink()
+def test_jobs_with_a_damaged_config_are_told_and_the_others_go_on(command: list[str], sweep: Path) -> None:
+    """Of each damage one job is finished and one is not."""
+    damages = [*NO_CONFIG.values(), *NO_CONFIG.values()]
+    whole = len(damages)
+    command = of_jobs(command, sweep, whole + 1)
+    for number, damage in enumerate(damages):
+        (sweep / str(number) / "config.yaml").write_bytes(damage)
+        if number < len(NO_CONFIG):
+            (sweep / str(number) / "metrics.json").unlink()
     status, said, message = answer_in_process(command)
     assert status == 1
-    assert message.startswith("error: ")
-    assert str(file) in message
-    assert len(message.splitlines()) == 1
-    assert "Job 1 is finished already." in said
-    assert [row[3].strip() for row in rows(said)][1:] == ["damaged" if is_finished else "failed"]
-    assert "config.yaml" in said
+    assert f"Job {whole} is finished already." in said
+    assert sorted(states(said)[1:]) == ["damaged"] * len(NO_CONFIG) + ["failed"] * len(NO_CONFIG)
+    for number, line in enumerate(message.splitlines()):
+        assert line.startswith("error: ")
+        assert str(sweep / str(number) / "config.yaml") in line
+        state = "failed" if number < len(NO_CONFIG) else "damaged"
+        assert f"job {number} {state}: " in said
+    assert len(message.splitlines()) == whole
+    assert said.count("config.yaml") >= whole
 
 
 def test_what_tells_jobs_apart_may_be_damaged_and_moves_no_cursor(sweep: Path) -> None:
@@ -306,19 +332,12 @@ def test_what_tells_jobs_apart_may_be_damaged_and_moves_no_cursor(sweep: Path) -
     assert "${oc.env:HOME}" in said
 
 
+NO_NAMES = ["..", "a/b", "/tmp/esc", "", "-a", "a\nb", "ä" * 101]
 # What is refused, and the way on that the message names.
 ASTRAY = {
     "name=../../esc": "letters, digits",
-    "name=..": "letters, digits",
-    "name=a/b": "letters, digits",
-    "name=/tmp/esc": "letters, digits",
-    "name=''": "letters, digits",
-    "name=-a": "letters, digits",
-    "name='a\nb'": "letters, digits",
     "name='\x1b[2J'": "letters, digits",
     f"name={'a' * 201}": "200 bytes at most",
-    f"name='{'ä' * 101}'": "200 bytes at most",
-    "name=a,b": "Give one name",
     "name=choice(a,b)": "Give one name",
     "name=../a,../b": "Give one name",
     "output_dir=a,b": "Give one output_dir",
@@ -326,10 +345,17 @@ ASTRAY = {
     "hydra.sweep.subdir=../x": "${hydra:job.num}",
     "hydra.sweep.subdir='../${hydra:job.num}'": "below the sweep's",
     "hydra.sweep.subdir='/${hydra:job.num}'": "below the sweep's",
-    "hydra.sweep.subdir=same": "no two jobs share it",
     "hydra.sweep.subdir='${model}'": "no two jobs share it",
     "hydra.sweep.subdir=''": "no two jobs share it",
+    "name=a,b": "Give one name",
+    "hydra.sweep.subdir=same": "no two jobs share it",
 }
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_what_is_no_name_of_a_folder_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=r"letters, digits|200 bytes at most"):
+        check_whole({"name": name, "output_dir": "outputs"})
 
 
 @pytest.mark.parametrize("override", ASTRAY)

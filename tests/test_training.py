@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from fmnist_lit import trainer
 from fmnist_lit.build import build
+from fmnist_lit.callbacks import ResumeCheckpoint
 from fmnist_lit.classifier import Classifier
 from fmnist_lit.data.loader import epoch_order, normalize
 from fmnist_lit.errors import UsageError, UserError
@@ -20,8 +21,8 @@ from fmnist_lit.models.initialization import initialize
 from fmnist_lit.models.speedups import prepare
 from fmnist_lit.readers.evaluate import evaluate
 from fmnist_lit.readers.run_directory import RunDirectory
-from fmnist_lit.run import run
-from tests.conftest import SMALL
+from fmnist_lit.run import build_classifier, build_data, run
+from tests.fixtures import SMALL
 
 
 def weights(directory: Path, name: str = "last") -> dict[str, torch.Tensor]:
@@ -270,6 +271,16 @@ def test_gradient_clipping_and_deterministic_reach_the_trainer(trained: Any) -> 
     torch.use_deterministic_algorithms(False)
 
 
+def test_a_trainer_of_ones_own_predicts_the_test_images(composed: Any) -> None:
+    config = composed(*SMALL)
+    classifier, data = build_classifier(config), build_data(config)
+    own = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    answers = torch.cat(own.predict(classifier, datamodule=data))  # type: ignore[arg-type]
+    images, _ = data.splits["test"]
+    pixels = normalize(images, "standard", data.images.statistics)
+    torch.testing.assert_close(answers, classifier.model.eval()(pixels).detach())
+
+
 def test_one_batch_of_each(trained: Any) -> None:
     fast = ("model=cnn_b", "debug=fast", "trainer.max_epochs=1", "data.log_test_every_epoch=true")
     directory, metrics = trained(*fast, "data.batch_size=8", "data.eval_batch_size=7")
@@ -281,7 +292,14 @@ def test_one_batch_of_each(trained: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["mlp4", "mlp_custom", "cnn_a", "cnn_b", "cnn_c"])
-def test_every_model_learns_a_few_images_by_heart(name: str, trained: Any) -> None:
+def test_every_model_learns_a_few_images_by_heart(
+    name: str, trained: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save_at_the_end(self: ResumeCheckpoint, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if trainer.current_epoch == 99:  # a hundred checkpoints take longer than the training
+            self.save(trainer, module, stop=0)
+
+    monkeypatch.setattr(ResumeCheckpoint, "on_train_epoch_end", save_at_the_end)
     _, metrics = trained(f"model={name}", "debug=overfit", "trainer.max_epochs=100")
     assert metrics["train"]["accuracy"] == 1
 

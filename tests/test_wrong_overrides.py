@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from fmnist_lit.config import leaves
-from tests.conftest import answer_in_process
+from tests.fixtures import answer_in_process
 from tests.test_config import GROUPS
 
-OF_EACH_KIND = 13
+OF_EACH_KIND = 9
 # What cannot take the place of a value of a kind, as a command line says it.
 WRONG = {
     bool: ("0.5", "nonsense", "[-1]", "''", "{a:1}"),

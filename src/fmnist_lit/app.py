@@ -3,16 +3,14 @@
 Nothing heavy is imported before the config is known to be sound.
 """
 
-import inspect
 import logging
 import os
-import re
 import secrets
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,12 +20,15 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
 
-from fmnist_lit.config import origin, resolved
+from fmnist_lit.build import TARGET, arguments_of, known_keys
+from fmnist_lit.config import CONF, origin, resolved
 from fmnist_lit.errors import Occupied, UsageError, UserError, choices, os_message, printable_lines
 from fmnist_lit.files import write_json
 from fmnist_lit.interrupt import Interrupted, follow_parent, own_signals
 from fmnist_lit.resume import named_run, resume, way_on
+from fmnist_lit.run_files import read_metrics
 from fmnist_lit.sweeps import SWEEP_FILE, begin_sweep, gather_jobs, refuse_other_job, threads_for
 
 log = logging.getLogger(__name__)
@@ -52,39 +53,33 @@ class Command(Callback):
     run: ClassVar[Path | None] = None  # the last one that was started
     status: ClassVar[int] = 0
 
-    @staticmethod
-    def way_on() -> str:
-        """Say how to go on after an interrupt."""
-        if Command.name is not None:
-            return "To go on: the same command again."
-        if Command.run is None or not (Command.run / "config.yaml").exists():
-            return "No run was started."
-        return f"To go on: {way_on(Command.run)}"
-
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a single run that cannot work, before Hydra makes its folder."""
-        HydraConfig.instance().set_config(config)  # else the names in hydra.run.dir are not known yet
-        try:
+        with refused(config):
             refuse_used(Path(config.hydra.run.dir), "config.yaml", "hydra.run.dir")
             from fmnist_lit.check import check  # PyTorch is imported here, after all names are known
 
             check(resolved(config))
-        except Exception as error:
-            # Hydra swallows what a hook raises, but lets the program end.
-            sys.exit(say(error, status=2))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Note where the jobs will be; refuse a sweep that cannot work before anything is written."""
-        HydraConfig.instance().set_config(config)
-        try:
+        with refused(config):
             gather_jobs(config)
             Command.sweep, Command.name = Path(config.hydra.sweep.dir), config.name
             if config.name is None:
                 refuse_used(Command.sweep, "**/config.yaml", "hydra.sweep.dir")
             else:
                 begin_sweep(Command.sweep, config.name, config.hydra.overrides.task, resolved(config))
-        except Exception as error:
-            sys.exit(say(error, status=2))
+
+
+@contextmanager
+def refused(config: DictConfig) -> Iterator[None]:
+    """End the program with a message if a hook's work fails; Hydra would go on."""
+    HydraConfig.instance().set_config(config)  # else the names in hydra.run.dir are not known yet
+    try:
+        yield
+    except Exception as error:
+        sys.exit(say(error))
 
 
 def refuse_used(directory: Path, sign: str, key: str) -> None:
@@ -107,98 +102,100 @@ def run_job(cfg: DictConfig) -> float | None:
         config = resolved(cfg)
         config["threads"] = config["threads"] or threads_for(hydra.launcher, config["trainer"]["devices"])
         from fmnist_lit.check import check
+        from fmnist_lit.run import run
 
         check(config)
         started = hydra.mode == RunMode.MULTIRUN and (directory / "config.yaml").exists()
         if started:
             refuse_other_job(directory, config)
         if started and (directory / "metrics.json").exists():
-            from fmnist_lit.run_files import read_metrics
-
-            accuracy = result(read_metrics(directory))
+            metrics = read_metrics(directory)
             log.info("Job %s is finished already.", hydra.job.num)
-            return accuracy
-        from fmnist_lit.run import run
-
-        metrics = run(config, directory, *origin(hydra), resumed=started)
-        (directory / "failure.json").unlink(missing_ok=True)  # of an earlier attempt
+        else:
+            metrics = run(config, directory, *origin(hydra), resumed=started)
+            (directory / "failure.json").unlink(missing_ok=True)  # of an earlier attempt
+        return float((metrics["val"] or metrics["test"])["accuracy"])
     except Exception as error:
-        keep_failure(directory, error)
-        Command.status = say(error, status=1)
+        Command.status = failed(directory, error)
         return None
-    return result(metrics)
 
 
-def keep_failure(directory: Path, error: Exception) -> None:
-    """Write the reason why a run failed into its directory, if that is its own and can be written."""
+def go_on(directory: Path, trust: Sequence[str] = ()) -> int:
+    """Resume a run and return the exit status."""
+    Command.run = directory
+    try:
+        resume(directory, trust)
+    except UsageError as error:  # there is nothing to go on with
+        return say(error)
+    except Exception as error:
+        return failed(directory, error)
+    return 0
+
+
+def failed(directory: Path, error: Exception) -> int:
+    """Say why a run failed, in its directory, too, if that is its own; return the exit status."""
     reason = {"reason": message(error), "traceback": "".join(traceback.format_exception(error))}
     if not isinstance(error, Occupied):
         with suppress(OSError):  # a full disk, say; the reason is printed in any case
             write_json(directory / "failure.json", reason)
-
-
-def result(metrics: Mapping[str, Any]) -> float:
-    """Return the accuracy that a sweeper may look for a maximum of."""
-    return float((metrics["val"] or metrics["test"])["accuracy"])
+    return say(error)
 
 
 def message(error: BaseException) -> str:
     """Say what was wrong and what the choices are."""
+    if isinstance(error, UserError):
+        return str(error)
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
-        group, _, name = error.missing_cfg_file.partition("/")
-        return f"{group}={name}: no such {group}. {choices(name, options_of(group, error))}"
+        file = error.missing_cfg_file
+        group, _, name = file.rpartition("/") if file.startswith("hydra/") else file.partition("/")
+        files = (path.relative_to(CONF / group).with_suffix("") for path in (CONF / group).rglob("*.yaml"))
+        options = {*error.options, *map(str, files)}
+        # Those that start with _ are for others to build on.
+        known = [option for option in options if "/_" not in f"/{option}"]
+        return f"{group}={name}: no such {group}. {choices(name, known)}"
     cause = error.__cause__ or error
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and isinstance(cause.parent_node, DictConfig):
-        known = [str(key) for key in cause.parent_node if key not in ("hydra", "_target_")]
-        known += WITHOUT_KEYS if "seed" in known else []
-        further = arguments_of(str(cause.full_key), cause.parent_node)
-        if cause.key in further:
-            return f"{cause.full_key}: the config has no such key yet. Add it: +{cause.full_key}=..."
-        return f"{cause.full_key}: no such key. {choices(str(cause.key), [*known, *further])}".rstrip()
+        return unknown_key(str(cause.key), str(cause.full_key), cause.parent_node)
     if isinstance(error, OSError):
         return os_message(error, where=Command.run)
     if isinstance(error, OmegaConfBaseException):
         return f"{str(error).splitlines()[0]} (key: {error.full_key})"
     prefix = f"cannot read {error.override}: " if isinstance(error, OverrideParseException) else ""
     lines = [line.strip() for line in str(error).splitlines()]
-    if isinstance(error, UserError):
-        return str(error)
     return prefix + " ".join(line for line in lines if line and not line.startswith("See http"))
 
 
-def arguments_of(key: str, node: DictConfig) -> list[str]:
-    """List the arguments that a class takes for which a key is meant, whatever the config holds of them."""
-    from fmnist_lit.build import TARGET, TRAINER_GIVEN, locate
+def unknown_key(name: str, key: str, node: DictConfig) -> str:
+    """Say which keys a node has, and which its class takes.
 
+    Args:
+        name: last part of the key.
+    """
     place = key.rpartition(".")[0]
-    target = "lightning.pytorch.Trainer" if place == "trainer" else node.get(TARGET)
     try:
-        names = inspect.signature(locate(str(target))).parameters if target else {}
-    except (UserError, ValueError, TypeError):
-        return []
-    return [name for name in names if name not in ("self", "args", "kwargs", *TRAINER_GIVEN)]
+        further = known_keys(arguments_of(node, place))
+    except (UserError, ValueError, TypeError):  # it has no class, or one that does not say
+        further = []
+    if name in further:
+        return f"{key}: the config has no such key yet. Add it: +{key}=..."
+    known = [str(key) for key in node if key not in ("hydra", TARGET)]
+    known += () if place else WITHOUT_KEYS
+    return f"{key}: no such key. {choices(name, [*known, *further])}".rstrip()
 
 
-def options_of(group: str, error: MissingConfigException) -> list[str]:
-    """List the options of a config group, those in its folders as "folder/option", as Hydra's error tells."""
-    conf = re.search(r"provider=main, path=file://(.+)", str(error))
-    if conf is None:
-        return list(error.options or ())
-    folder = Path(conf[1]) / group
-    options = (path.relative_to(folder).with_suffix("") for path in folder.rglob("*.yaml"))
-    return [str(option) for option in options if not option.name.startswith("_")]  # those are for others
-
-
-def say(error: BaseException, status: int) -> int:
+def say(error: BaseException) -> int:
     """Print the message, behind a traceback if it is wanted or the fault is ours; return the exit status."""
-    users = isinstance(error, UserError | OSError | HydraException | OmegaConfBaseException)
+    typed = isinstance(error, HydraException | OmegaConfBaseException)
+    users = typed or isinstance(error, UserError | OSError)
     if WANTS_TRACEBACK or not users:
         traceback.print_exception(error)
     said = message(error)
     if not users:  # a KeyError's own text is a name alone
         said = f"{type(error).__name__}: {said}".removesuffix(": ")
     print(f"error: {printable_lines(said or type(error).__name__)}", file=sys.stderr)
-    return error.status if isinstance(error, UserError) else status
+    if isinstance(error, UserError):
+        return error.status
+    return 2 if typed else 1
 
 
 def command_line(train: Callable[[], Any]) -> int:
@@ -216,13 +213,13 @@ def command_line(train: Callable[[], Any]) -> int:
                 return go_on(*stopped)
             call_hydra(train)
     except UsageError as error:
-        return say(error, status=2)
+        return say(error)
     except Interrupted as error:
         if error.__cause__ is not None:
-            say(error.__cause__, status=1)
+            say(error.__cause__)
         if Command.sweep is not None and Command.sweep.exists():
             end_of_sweep()
-        print(f"{error}. {Command.way_on()}", file=sys.stderr)
+        print(f"{error}. {after_interrupt()}", file=sys.stderr)
         return error.status
     return end_of_sweep()
 
@@ -233,53 +230,45 @@ def home_expanded(argument: str) -> str:
     return key + equals + os.path.expanduser(value)
 
 
-def end_of_sweep() -> int:
-    """Print the table of a sweep, if it was one, and return the exit status."""
-    if Command.sweep is None:
-        return Command.status
-    remove_empty_sweep()
-    if not Command.sweep.exists():
-        return say(UsageError("this sweep has no jobs."), status=2)
-    from fmnist_lit.readers.sweep_table import sweep_summary
-
-    text, failed = sweep_summary(Command.sweep)
-    print(text)
-    return 1 if failed else Command.status
-
-
-def go_on(directory: Path, trust: Sequence[str] = ()) -> int:
-    """Resume a run and return the exit status."""
-    Command.run = directory
-    try:
-        resume(directory, trust)
-    except UsageError as error:  # there is nothing to go on with
-        return say(error, status=2)
-    except Exception as error:
-        keep_failure(directory, error)
-        return say(error, status=1)
-    return 0
+def after_interrupt() -> str:
+    """Say how to go on."""
+    if Command.name is not None:
+        return "To go on: the same command again."
+    if Command.run is None or not (Command.run / "config.yaml").exists():
+        return "No run was started."
+    return f"To go on: {way_on(Command.run)}"
 
 
 def call_hydra(train: Callable[[], Any]) -> None:
-    """Let Hydra compose and run; what it cannot compose ends the program with a message."""
+    """Let Hydra compose and run; say what it cannot do, and what became of a sweep's launcher."""
     os.environ[ASKED] = "1" if WANTS_TRACEBACK else "0"
     os.environ[FULL_ERROR] = "1"  # Hydra is to raise, not to print and leave
     try:
         train()
     except Exception as error:  # run_job raises nothing
-        remove_empty_sweep()
+        told = error
         if Command.sweep is not None and next(Command.sweep.glob("**/config.yaml"), None):
-            Command.status = say(UserError(f"a job was lost: {' '.join(str(error).split())}"), status=1)
-            return
-        no_folder = isinstance(error, OSError) and not isinstance(error, HydraException)
-        # Hydra's own check of the command line, and a launcher's of the machine
-        own = isinstance(error, ValueError | RuntimeError)
-        wrong = UsageError(str(error)) if own else error
-        sys.exit(say(wrong, status=1 if no_folder else 2))
+            told = UserError(f"a job was lost: {' '.join(str(error).split())}")
+        elif isinstance(error, ValueError | RuntimeError | YAMLError):
+            # Hydra's own check of the command line, a launcher's of the machine, a config that is no YAML
+            told = UsageError(" ".join(str(error).split()))
+        Command.status = say(told)
 
 
-def remove_empty_sweep() -> None:
-    """Remove the folder of a sweep that was refused before its first job."""
+def end_of_sweep() -> int:
+    """Print the table of a sweep, if it was one, and return the exit status.
+
+    The folder of a sweep that was refused before its first job is removed.
+    """
     sweep = Command.sweep
-    if sweep and sweep.is_dir() and {path.name for path in sweep.iterdir()} <= {"multirun.yaml", SWEEP_FILE}:
+    if sweep is None:
+        return Command.status
+    if sweep.is_dir() and {path.name for path in sweep.iterdir()} <= {"multirun.yaml", SWEEP_FILE}:
         shutil.rmtree(sweep)
+    if not sweep.exists():
+        return Command.status or say(UsageError("this sweep has no jobs."))
+    from fmnist_lit.readers.sweep_table import sweep_summary
+
+    text, failures = sweep_summary(sweep)
+    print(text)
+    return 1 if failures else Command.status

@@ -9,22 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
 from pkgutil import iter_modules
-from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
+from types import ModuleType
+from typing import Any, NamedTuple, get_type_hints
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PydanticUserError,
-    TypeAdapter,
-    ValidationError,
-    create_model,
-)
+from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, ValidationError, create_model
 
-from fmnist_lit.constraints import LIMITS
+from fmnist_lit.constraints import LIMITS, Node
 from fmnist_lit.errors import UsageError, UserError, choices
 
 TARGET = "_target_"
@@ -53,15 +44,13 @@ WORDS = {
     "tuple_type": "a list",
 }
 RULES = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
-# What the Trainer gets from a run, not from a config's node.
-TRAINER_GIVEN = ("callbacks", "logger", "plugins", "default_root_dir")
 
 
 class Role(NamedTuple):
     """What a node of a group must describe.
 
     Args:
-        base: a class; the target is one of its kind.
+        base: a class; the target is one of its kind. Of a group that names no target, it is the target.
         returns: or a function that is annotated to return this.
         given: arguments that a run gives, so that no config may.
         offered: arguments that a run gives where a config does not.
@@ -88,6 +77,9 @@ ROLES = {
     "optim": Role("torch.optim.Optimizer", given=("params",)),
     "patch": Role("torch.nn.Module"),
     "schedule": Role("torch.optim.lr_scheduler.LRScheduler", "fmnist_lit.schedules.Schedule", ("optimizer",)),
+    "trainer": Role(
+        "lightning.pytorch.Trainer", given=("callbacks", "logger", "plugins", "default_root_dir")
+    ),
 }
 
 
@@ -114,32 +106,33 @@ def locate(target: str, key: str = TARGET) -> Any:
     """
     found: Any = None
     path = ""
-    for part in str(target).split("."):
+    for part in target.split("."):
         inside, longer = found, f"{path}.{part}".lstrip(".")
         found = getattr(inside, part, None)
-        if found is None and (inside is None or hasattr(inside, "__path__")) and exists(longer):
-            found = import_module(longer)
+        if found is None:
+            found = module_named(longer)
         if found is None:
             raise UsageError(f"{key}={target}: {path or 'Python'} has no {part}. {near(part, inside)}")
         path = longer
     return found
 
 
-def exists(module: str) -> bool:
-    """Whether there is a module of that name."""
+def module_named(name: str) -> ModuleType | None:
+    """Import a module; return None if there is none of that name."""
     try:
-        return find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False
+        return import_module(name) if name else None
+    except ModuleNotFoundError as error:
+        if f"{name}.".startswith(f"{error.name}."):
+            return None
+        raise  # it is there, and what it imports is not
 
 
 def near(part: str, inside: Any) -> str:
     """Say what a module has instead of a part."""
     if inside is None:
         return "Is it installed, or its folder in PYTHONPATH?"
-    names = [*vars(inside), *(module.name for module in iter_modules(getattr(inside, "__path__", ())))]
-    names = [name for name in names if not name.startswith("_")]
-    return choices(part, names)
+    names = [*dir(inside), *(module.name for module in iter_modules(getattr(inside, "__path__", ())))]
+    return choices(part, [name for name in names if not name.startswith("_")])
 
 
 def is_inside(target: str, packages: Sequence[str]) -> bool:
@@ -164,17 +157,22 @@ def target_of(node: Mapping[str, Any], key: str, trusted: Sequence[str] | None) 
             f"--trust {target.partition('.')[0]} for a script"
         )
     role, found = role_of(key), locate(target, where)
-    base = locate(role.base)
-    fits = inspect.isclass(found) and issubclass(found, base)
-    if not fits and role.returns and inspect.isroutine(found):
-        try:  # any other one may do anything: a run that is resumed may come from elsewhere
-            fits = get_type_hints(found).get("return") == locate(role.returns)
-        except (NameError, TypeError):  # annotations that name what is not imported
-            fits = False
+    if inspect.isclass(found):
+        fits = issubclass(found, locate(role.base))
+    else:  # a function that does not say what it returns may do anything
+        fits = bool(role.returns) and hints_of(found).get("return") == locate(str(role.returns))
     if not fits:
         function = f" or a function annotated to return {role.returns}" if role.returns else ""
         raise UsageError(f"{where}={target}: {key} must be a {role.base}{function}, and this is none.")
     return found
+
+
+def hints_of(function: Any) -> dict[str, Any]:
+    """Return the types of a function's arguments; none if they name what is not imported."""
+    try:
+        return get_type_hints(function, include_extras=True)
+    except (NameError, TypeError):
+        return {}
 
 
 @cache
@@ -183,47 +181,45 @@ def arguments_model(target: Any, given: tuple[str, ...]) -> type[BaseModel]:
 
     Fields are numbered, their aliases are the names: a model has methods that arguments may be called like.
     """
-    try:
-        hints = get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
-    except (NameError, TypeError):  # annotations that name what is not imported
-        hints = {}
+    hints = hints_of(target.__init__ if inspect.isclass(target) else target)
     if str(target.__module__).startswith(("torch.", "lightning.")):
         hints |= LIMITS
     fields: dict[str, Any] = {}
-    extra: Literal["allow", "forbid"] = "forbid"
+    rules = RULES
     for name, parameter in inspect.signature(target).parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
-            extra = "allow"
-        if name in given or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-            continue
-        default = ... if parameter.default is parameter.empty else parameter.default
-        fields[f"field_{len(fields)}"] = (checkable(hints.get(name, Any)), Field(default, alias=name))
-    rules = RULES | ConfigDict(extra=extra)
+            rules = RULES | ConfigDict(extra="allow")
+        elif name not in given and parameter.kind is not parameter.VAR_POSITIONAL:
+            default = ... if parameter.default is parameter.empty else parameter.default
+            fields[f"field_{len(fields)}"] = (checkable(hints.get(name, Any)), Field(default, alias=name))
     model: type[BaseModel] = create_model(target.__name__, __config__=rules, **fields)
     return model
 
 
 def checkable(hint: Any) -> Any:
     """Return a type that pydantic can check values of, Any where it knows none. A data class is a node's."""
+    if is_dataclass(hint):
+        return Node
     try:
-        TypeAdapter(hint, config=RULES)
+        create_model("Value", __config__=RULES, value=(hint, ...))
     except (PydanticUserError, TypeError):
-        return Annotated[Any, BeforeValidator(refuse_typed)] if is_dataclass(hint) else Any
+        return Any
     return hint
 
 
-def refuse_typed(value: Any) -> None:
-    """Refuse a value where a node belongs.
+def arguments_of(node: Mapping[str, Any], key: str) -> type[BaseModel]:
+    """Return the model of what a node's class takes, whatever the node holds of it.
 
     Raises:
-        ValueError: always.
+        UsageError: it has no class.
     """
-    raise ValueError(f"a node with a {TARGET}")
+    role = role_of(key)
+    return arguments_model(locate(str(node.get(TARGET, role.base))), role.given)
 
 
 def trainer_arguments() -> type[BaseModel]:
     """Return the model of the Trainer's flags, without what a run gives."""
-    return arguments_model(locate("lightning.pytorch.Trainer"), TRAINER_GIVEN)
+    return arguments_of({}, "trainer")
 
 
 def check_node(
@@ -243,15 +239,16 @@ def check_node(
         UsageError: the first fault, and what would be right.
     """
     target, role = target_of(node, key, trusted), role_of(key)
-    nodes = {name: value for name, value in node.items() if is_node(value)}
     known = inspect.signature(target).parameters
-    for name, value in nodes.items():
-        if name not in known:
-            raise UsageError(f"{key}.{name}: no such key. {choices(name, known)}")
-        check_node(value, f"{key}.{name}", trusted)
-    values = {name: value for name, value in node.items() if name not in nodes and name != TARGET}
-    given = (*role.given, *given, *(name for name in role.offered if name not in node), *sorted(nodes))
-    return nodes | checked(arguments_model(target, given), values, f"{key}.")
+    nodes = {name: value for name, value in node.items() if is_node(value) and name in known}
+    values = {name: value for name, value in node.items() if name not in (TARGET, *nodes)}
+    offered = (name for name in role.offered if name not in node)
+    model = arguments_model(target, (*role.given, *given, *offered, *sorted(nodes)))
+    arguments = nodes | checked(model, values, f"{key}.")
+    for name, value in arguments.items():
+        if is_node(value):
+            check_node(value, f"{key}.{name}", trusted)
+    return arguments
 
 
 def checked(model: type[BaseModel], values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -264,9 +261,13 @@ def checked(model: type[BaseModel], values: Mapping[str, Any], prefix: str = "")
         found = model.model_validate_json(json.dumps(values))
     except ValidationError as error:
         raise UsageError(fault(error, model, values, prefix)) from error
-    names = {field: about.alias or field for field, about in model.model_fields.items()}
-    given = {names[field]: getattr(found, field) for field in found.model_fields_set if field in names}
-    return given | (found.model_extra or {})
+    names = dict(zip(model.model_fields, known_keys(model), strict=True))
+    return {names.get(field, field): value for field, value in found if field in found.model_fields_set}
+
+
+def known_keys(model: type[BaseModel]) -> list[str]:
+    """Return the keys that a model has."""
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def fault(error: ValidationError, model: type[BaseModel], values: Mapping[str, Any], prefix: str) -> str:
@@ -275,7 +276,7 @@ def fault(error: ValidationError, model: type[BaseModel], values: Mapping[str, A
     name = str(faults[0]["loc"][0])
     key = f"{prefix}{name}"
     if faults[0]["type"] == "extra_forbidden":
-        return f"{key}: no such key. {choices(name, [f.alias or n for n, f in model.model_fields.items()])}"
+        return f"{key}: no such key. {choices(name, known_keys(model))}"
     if faults[0]["type"] == "missing" and len(faults[0]["loc"]) == 1:
         return f"{key}: this key is missing; {model.__name__ if prefix else 'a run'} needs it."
     # A value that may be of several types has a fault for each; one about a class helps nobody who types.
@@ -333,17 +334,23 @@ def build(
     target = target_of(node, key, trusted)
     known = inspect.signature(target).parameters
     wanted = {name: fact for name, fact in facts.items() if name in known and name not in node}
-    checked_arguments = check_node(node, key, trusted, tuple(wanted))
-    for name, value in checked_arguments.items():
-        if is_node(value):
-            checked_arguments[name] = build(value, f"{key}.{name}", trusted=trusted)
+    named = {
+        name: build(value, f"{key}.{name}", trusted=trusted) if is_node(value) else value
+        for name, value in check_node(node, key, trusted, tuple(wanted)).items()
+    }
     try:
-        return target(*arguments, **checked_arguments, **wanted)
+        return target(*arguments, **named, **wanted)
     except (AssertionError, UserError):
         raise
     except Exception as error:  # whatever a class has to say of its arguments
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(f"{key} ({target.__name__}): {said}") from error
+
+
+def build_group(config: Mapping[str, Any], group: str, **facts: Any) -> dict[str, Any]:
+    """Build all nodes of a config's group by name, as ``build`` does; null leaves one out."""
+    nodes = {name: node for name, node in config[group].items() if node is not None}
+    return {name: build(node, f"{group}.{name}", **facts) for name, node in nodes.items()}
 
 
 def is_node(value: Any) -> bool:

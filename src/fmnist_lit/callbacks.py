@@ -1,11 +1,11 @@
-"""Callbacks of every run: history.csv, the best checkpoint, the one to resume from, an end to divergence."""
+"""Callbacks of every run: history.csv, the best checkpoint, the one to resume from, an early stop."""
 
 import csv
 import io
 import logging
-import math
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,14 +14,13 @@ import torch
 from lightning.pytorch import callbacks
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
-from fmnist_lit.checkpoints import BEST, LAST, last_good
+from fmnist_lit.checkpoints import BEST, LAST, diverged
 from fmnist_lit.constraints import Count, NotNegative, Text
 from fmnist_lit.data.loader import size_of
 from fmnist_lit.distributed import gathered, largest
-from fmnist_lit.errors import Diverged, UserError, choices
 from fmnist_lit.files import write_whole
 from fmnist_lit.interrupt import Interrupted, Signals
-from fmnist_lit.schedules import mode_of
+from fmnist_lit.schedules import mode_of, require_logged
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +95,7 @@ class History(Checkpoint):
         """Write the epoch's row.
 
         Raises:
-            Diverged: its loss is no number.
+            UserError: nobody logs what another callback monitors; nothing else would say so.
         """
         seconds = now(pl_module.device) - self.started
         steps_s = seconds - self.validation_s
@@ -109,18 +108,15 @@ class History(Checkpoint):
         self.rows.append(row)
         self.write(trainer)
         log.info("%s", self.line(row, trainer.max_epochs))
-        if not math.isfinite(row.get("train_loss", 0.0)):
-            raise Diverged(
-                f"the training loss of epoch {row['epoch']:.0f} is {row['train_loss']}: training diverged. "
-                f"Try a lower learning rate: optim.lr=... {last_good(Path(trainer.default_root_dir))}"
-            )
+        for one in trainer.callbacks:  # type: ignore[attr-defined]
+            monitor = one.monitor if isinstance(one, BestCheckpoint | EarlyStopping) else None
+            if monitor and (self.validated or not monitor.startswith("val")):
+                require_logged("monitor", monitor, trainer.callback_metrics)
 
     def logged(self, trainer: L.Trainer) -> dict[str, float]:
         """Return what was logged in this epoch, training first."""
         splits = ("train", "val", "test") if self.validated else ("train",)
-        metrics = {
-            name: float(value) for name, value in trainer.callback_metrics.items() if value.numel() == 1
-        }
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         of_splits = [name for split in splits for name in metrics if name.startswith(f"{split}_")]
         others = [name for name in metrics if not name.startswith(("train_", "val_", "test_", STEP))]
         return {name: metrics[name] for name in [*of_splits, *others]}
@@ -148,32 +144,7 @@ class History(Checkpoint):
         return f"epoch {row['epoch']:.0f}/{epochs}: " + ", ".join([*parts, f"{row['seconds']:.1f} s"])
 
 
-class Watching(L.Callback):
-    """Ends a run whose monitor nobody logs: there would be no best epoch, and no word of it."""
-
-    monitor: str | None
-    validated = False
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Note that validation metrics must be there."""
-        self.validated = not trainer.sanity_checking
-        super().on_validation_end(trainer, pl_module)
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look for the metric.
-
-        Raises:
-            UserError: it is not logged.
-        """
-        logged = trainer.callback_metrics
-        due = self.monitor and (self.validated or not self.monitor.startswith("val"))
-        if due and self.monitor not in logged:
-            near = choices(str(self.monitor), logged)
-            raise UserError(f"monitor={self.monitor}: nothing of that name is logged. {near}")
-        super().on_train_epoch_end(trainer, pl_module)
-
-
-class BestCheckpoint(Watching, ModelCheckpoint):
+class BestCheckpoint(ModelCheckpoint):
     """Keeps the best epoch as ``best.ckpt``: Lightning's ModelCheckpoint in the place where a run has it.
 
     Args:
@@ -191,9 +162,14 @@ class BestCheckpoint(Watching, ModelCheckpoint):
             enable_version_counter=False,
         )
 
+    @cached_property
+    def state_key(self) -> str:
+        """Lightning's, which it asks for several times in each step."""
+        return super().state_key
 
-class EarlyStopping(Watching, callbacks.EarlyStopping):  # type: ignore[misc]
-    """Lightning's EarlyStopping, which knows from a metric's name whether more is better, and says why.
+
+class EarlyStopping(callbacks.EarlyStopping):
+    """Lightning's EarlyStopping, which says why, and does not forget it when the run is stopped.
 
     Args:
         monitor: a logged metric.
@@ -220,31 +196,6 @@ class EarlyStopping(Watching, callbacks.EarlyStopping):  # type: ignore[misc]
             )
 
 
-class StopWhenDiverged(L.Callback):
-    """Ends a run at the first loss that is no number, before a checkpoint of it is kept."""
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Look at the losses of the last steps.
-
-        Raises:
-            Diverged: one is infinite or not a number.
-        """
-        rates = outputs.get("rates") or [trainer.optimizers[0].param_groups[0]["lr"]]
-        losses = outputs["losses"] if "losses" in outputs else outputs["loss"].reshape(1)
-        wrong = (~losses.isfinite()).nonzero()
-        if not len(wrong):
-            return
-        first = int(wrong[0])
-        step = trainer.global_step - len(losses) + first + 1
-        raise Diverged(
-            f"the training loss is {losses[first].item()} at step {step} (epoch {trainer.current_epoch + 1}, "
-            f"learning rate {rates[first]:g}): training diverged. Try a lower learning rate: "
-            f"optim.lr=... {last_good(Path(trainer.default_root_dir))}"
-        )
-
-
 class ResumeCheckpoint(Checkpoint):
     """Saves ``last.ckpt`` after each epoch, and within it when enough time has passed or a signal came.
 
@@ -269,13 +220,7 @@ class ResumeCheckpoint(Checkpoint):
         self.signals, self.config = signals or Signals(), dict(computed or {})
         self.started = self.saved = time.monotonic()
         self.device = torch.device("cpu")
-        self.due: int = False
-        self.stop = 0  # the signal by which all processes stop
         self.random: Sequence[Any] = ()
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Note whose random state is saved."""
-        self.device = trainer.strategy.root_device
 
     def state_dict(self) -> dict[str, Any]:
         """Return what Lightning does not save."""
@@ -293,6 +238,7 @@ class ResumeCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Restore, and let signals wait for the end of a step from now on."""
+        self.device = pl_module.device
         self.restore_random(trainer.global_rank, trainer.world_size)
         self.saved = time.monotonic()
         self.signals.own()  # Lightning has put its own handlers before ours; they would end the run unsaved
@@ -313,24 +259,22 @@ class ResumeCheckpoint(Checkpoint):
         """Save if it is time to; after the last batch of an epoch wait for the epoch's end."""
         if trainer.is_last_batch:
             return
-        self.agree(trainer)
-        if self.stop or self.due:
-            self.save(trainer, pl_module)
+        stop, due = self.agree()
+        if stop or due:
+            self.save(trainer, pl_module, stop)
 
-    def agree(self, trainer: L.Trainer) -> None:
-        """Ask whether it is time to save, and whether to stop; all processes must do the same.
+    def agree(self) -> list[int]:
+        """Ask by which signal to stop (0: none), and whether to save; all processes must do the same.
 
         A signal that comes meanwhile is for the next time.
         """
-        due = time.monotonic() - self.saved >= self.every_s
-        self.stop, self.due = largest([self.signals.number or 0, due])
+        return largest([self.signals.number or 0, time.monotonic() - self.saved >= self.every_s])
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save."""
-        self.agree(trainer)
-        self.save(trainer, pl_module)
+        self.save(trainer, pl_module, self.agree()[0])
 
-    def save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def save(self, trainer: L.Trainer, pl_module: L.LightningModule, stop: int) -> None:
         """Save, and stop if all processes know of a signal; ``fast_dev_run`` keeps nothing.
 
         Raises:
@@ -338,15 +282,13 @@ class ResumeCheckpoint(Checkpoint):
             Interrupted: a signal came.
         """
         if not all(weight.isfinite().all() for weight in pl_module.parameters()):
-            raise Diverged(
-                f"weights are no numbers any more at step {trainer.global_step}: training diverged. Try a "
-                f"lower learning rate: optim.lr=... {last_good(Path(trainer.default_root_dir))}"
-            )
+            what = f"weights are no numbers any more at step {trainer.global_step}"
+            raise diverged(what, Path(trainer.default_root_dir))
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             trainer.save_checkpoint(self.path)
         self.saved = time.monotonic()
-        if self.stop:
-            raise Interrupted(self.stop)
+        if stop:
+            raise Interrupted(stop)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Let signals stop the program at once again."""
@@ -360,15 +302,14 @@ class ResumeCheckpoint(Checkpoint):
         self.signals.deferred = False
 
 
-def random_state(device: torch.device) -> dict[str, torch.Tensor | None]:
+def random_state(device: torch.device) -> dict[str, Any]:
     """Return the state of PyTorch's random numbers on the CPU and on the training device."""
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
-def set_random_state(state: Mapping[str, torch.Tensor | None], device: torch.device) -> None:
+def set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
     """Go on drawing from there."""
-    if state["cpu"] is not None:
-        torch.set_rng_state(state["cpu"])
+    torch.set_rng_state(state["cpu"])
     if state["cuda"] is not None and device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"], device)

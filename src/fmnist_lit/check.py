@@ -23,6 +23,7 @@ from fmnist_lit.build import (
 )
 from fmnist_lit.config import Config, has_validation
 from fmnist_lit.constraints import Positive
+from fmnist_lit.data.split import require_fold
 from fmnist_lit.errors import UsageError
 from fmnist_lit.finetune import freeze
 from fmnist_lit.models.initialization import initialize
@@ -51,11 +52,11 @@ def check(config: Mapping[str, Any], trusted: Sequence[str] | None = None) -> No
     for key, node in nodes(config):
         if not is_node(node):
             raise UsageError(f"{key}.{TARGET}: this key is missing; it names what is built.")
-    for combination in (check_patch, check_folds, check_validation, check_overfit, check_devices):
-        combination(config)
     checked(arguments_model(initialize, ("model",)), config["init"], "init.")
     checked(trainer_arguments(), config["trainer"], "trainer.")
     checked(Debug, config["debug"], "debug.")
+    for combination in (check_patch, check_folds, check_validation, check_overfit, check_devices):
+        combination(config)
     for key, node in nodes(config):
         if key != "schedule":  # the run has to add to it
             check_node(node, key, trusted)
@@ -76,12 +77,11 @@ def try_out(config: Mapping[str, Any], trusted: Sequence[str] | None) -> None:
     Raises:
         UsageError: one of them refuses its arguments.
     """
-    for group in ("augment", "metrics"):
-        for name, node in config[group].items():
-            if node is not None:
-                built = build(node, f"{group}.{name}", trusted=trusted, classes=10, num_classes=10)
-                if group == "metrics":
-                    try_metric(built, f"metrics.{name}")
+    for key, node in nodes(config):
+        if key.startswith(("augment.", "metrics.")):
+            built = build(node, key, trusted=trusted, classes=10, num_classes=10)
+            if key.startswith("metrics."):
+                try_metric(built, key)
     with torch.device("meta"):
         freeze(build(config["model"], "model", trusted=trusted, classes=10), config["freeze"])
     optimizer = build(config["optim"], "optim", [torch.nn.Parameter(torch.zeros(1))], trusted=trusted)
@@ -142,10 +142,8 @@ def check_validation(config: Mapping[str, Any]) -> None:
 def check_folds(config: Mapping[str, Any]) -> None:
     """A fold is one of those that there are."""
     folds, fold = config["data"].get("folds"), config["data"].get("fold", 0)
-    if folds is None and fold:
-        raise UsageError(f"data.fold={fold}: there are no folds. Set data.folds, or leave it out.")
-    if isinstance(folds, int) and isinstance(fold, int) and fold >= folds:
-        raise UsageError(f"data.fold={fold}: of data.folds={folds} there are 0 to {folds - 1}.")
+    if isinstance(folds, int | None) and isinstance(fold, int):
+        require_fold(folds, fold)
 
 
 def check_overfit(config: Mapping[str, Any]) -> None:
@@ -157,10 +155,7 @@ def check_overfit(config: Mapping[str, Any]) -> None:
 def check_devices(config: Mapping[str, Any]) -> None:
     """Several devices need a strategy, and each an image of every full batch."""
     trainer, size = config["trainer"], config["data"].get("batch_size", 1)
-    devices, nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
-    if not isinstance(devices, int) or not isinstance(nodes, int):
-        return
-    world = devices * nodes
+    world = trainer.get("devices", 1) * trainer.get("num_nodes", 1)
     if world > 1 and not str(trainer.get("strategy")).startswith("ddp"):
         raise UsageError(f"{world} processes (trainer.devices times trainer.num_nodes) need trainer=ddp.")
     if isinstance(size, int) and world > size:

@@ -15,8 +15,8 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from fmnist_lit.config import differences
-from fmnist_lit.errors import UserError
-from fmnist_lit.files import PART, remove_parts, sync_folder, whole_file
+from fmnist_lit.errors import Diverged, UserError
+from fmnist_lit.files import give_name, remove_parts, sync_folder, whole_file
 from fmnist_lit.weights import load_checkpoint
 
 log = logging.getLogger(__name__)
@@ -28,10 +28,7 @@ BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
 def put_before_previous(temporary: str, path: Path) -> None:
     """Give a new checkpoint its name; the last one but one is kept beside the last."""
     if path.name == LAST and path.exists():
-        link = path.with_name(f".{PREVIOUS}{PART}")
-        link.unlink(missing_ok=True)
-        os.link(path, link)
-        os.replace(link, path.with_name(PREVIOUS))
+        give_name(path, PREVIOUS)
     os.replace(temporary, path)
 
 
@@ -73,32 +70,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self.best = checkpoint.get("best")
         run = os.path.realpath(Path(path).parents[1])  # as Lightning writes it
         states = best_states(checkpoint)
-        was = next(
-            (Path(state["dirpath"]).parent for key, state in states.items() if is_of_best(key)), Path(run)
-        )
-        for key, state in states.items():
-            if is_of_best(key):
-                folder = os.path.join(run, "checkpoints")
-                best = os.path.join(folder, BEST) if state["best_model_path"] else ""
-                state |= {"dirpath": folder, "last_model_path": ""}
-                state |= {"best_model_path": best, "kth_best_model_path": best}
-                state["best_k_models"] = {best: state["best_model_score"]} if best else {}
-            else:
-                for name in ("dirpath", "best_model_path", "kth_best_model_path", "last_model_path"):
-                    state[name] = moved(state[name], was, run)
-                kept = {moved(name, was, run): score for name, score in state["best_k_models"].items()}
-                state["best_k_models"] = {name: score for name, score in kept.items() if name}
+        ours = [state["dirpath"] for key, state in states.items() if key.startswith("BestCheckpoint")]
+        was = Path(ours[0]).parent if ours else Path(run)
+        for state in states.values():
+            for name in ("dirpath", "best_model_path", "kth_best_model_path", "last_model_path"):
+                state[name] = moved(state[name], was, run)
+            kept = {moved(name, was, run): score for name, score in state["best_k_models"].items()}
+            state["best_k_models"] = {name: score for name, score in kept.items() if name}
         return checkpoint
 
 
 def best_states(checkpoint: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return what a checkpoint says of best epochs so far, of each callback that chooses one."""
     return {key: state for key, state in checkpoint["callbacks"].items() if "best_model_path" in state}
-
-
-def is_of_best(key: str) -> bool:
-    """Whether a state is of the callback that keeps ``best.ckpt``, not of one of Lightning's."""
-    return key.startswith("BestCheckpoint")
 
 
 def moved(path: str, was: Path, run: str) -> str:
@@ -109,43 +93,43 @@ def moved(path: str, was: Path, run: str) -> str:
     return here if Path(here).is_relative_to(run) else ""
 
 
-def is_valid(path: Path) -> bool:
-    """Whether a checkpoint is there and what it holds is what was written."""
-    try:
-        load_checkpoint(path)
-    except UserError:
-        return False
-    return True
+def latest_valid(run: Path) -> tuple[Path | None, dict[str, Any]]:
+    """Return the checkpoint from which a run can go on, and what it holds; None if it must start anew.
+
+    Say if one is damaged.
+    """
+    for path in (run / "checkpoints" / LAST, run / "checkpoints" / PREVIOUS):
+        try:
+            return path, load_checkpoint(path)
+        except UserError:
+            if path.exists():
+                log.warning("%s is damaged.", path)
+    return None, {}
 
 
-def latest_valid(run: Path) -> Path | None:
-    """Return the checkpoint from which a run can go on; None if it must start anew. Say if one is damaged."""
-    for checkpoint in (run / "checkpoints" / LAST, run / "checkpoints" / PREVIOUS):
-        if is_valid(checkpoint):
-            return checkpoint
-        if checkpoint.exists():
-            log.warning("%s is damaged.", checkpoint)
-    return None
-
-
-def require_same_run(checkpoint: Path, config: Mapping[str, Any], callbacks: Sequence[L.Callback]) -> None:
+def require_same_run(
+    path: Path, kept: Mapping[str, Any], config: Mapping[str, Any], callbacks: Sequence[L.Callback]
+) -> None:
     """Refuse to go on with another config, or without anything that the run needs to end as it would have.
+
+    Args:
+        path: of the checkpoint.
+        kept: what it holds.
 
     Raises:
         UserError: the message says what differs, or what is lost.
     """
-    kept = load_checkpoint(checkpoint)
     states = kept["callbacks"]
     stateful = [each for each in callbacks if type(each).state_dict is not L.Callback.state_dict]
     missing = [key for key in ("loops", "optimizer_states", "lr_schedulers") if key not in kept]
     missing += [each.state_key for each in stateful if each.state_key not in states]
     made_with = next((state["config"] for state in states.values() if "config" in state), config)
     if changes := differences(made_with, config):
-        raise UserError(f"{checkpoint} was made with another config: {'; '.join(changes)}.")
+        raise UserError(f"{path} was made with another config: {'; '.join(changes)}.")
     if missing:
-        raise UserError(f"{checkpoint} does not hold all of a run: it has no {', '.join(missing)}.")
+        raise UserError(f"{path} does not hold all of a run: it has no {', '.join(missing)}.")
     if kept.get("best") is not None:
-        load_best(checkpoint.parent, kept["best"], kept["global_step"])
+        load_best(path.parent, kept["best"], kept["global_step"])
 
 
 def digest(path: Path) -> str:
@@ -154,7 +138,7 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load_best(folder: Path, named: str | None, step: float = math.inf) -> dict[str, Any]:
+def load_best(folder: Path, named: str | None = None, step: float = math.inf) -> dict[str, Any]:
     """Load the best epoch's checkpoint.
 
     Args:
@@ -180,10 +164,7 @@ def load_best(folder: Path, named: str | None, step: float = math.inf) -> dict[s
 def settle(folder: Path, chosen: bool) -> None:
     """Take the last epoch for the best where no validation data chose one; drop what only a resume needs."""
     if not chosen:
-        link = folder / f".{BEST}{PART}"
-        link.unlink(missing_ok=True)
-        os.link(folder / LAST, link)
-        os.replace(link, folder / BEST)
+        give_name(folder / LAST, BEST)
         sync_folder(folder)
     (folder / PREVIOUS).unlink(missing_ok=True)
     remove_parts(folder)
@@ -193,3 +174,8 @@ def last_good(run: Path) -> str:
     """Say which checkpoint of a run is still good."""
     last = run / "checkpoints" / LAST
     return f"Last good checkpoint: {last}" if last.exists() else "There is no checkpoint before that."
+
+
+def diverged(what: str, run: Path) -> Diverged:
+    """Return the error that says what is no number, what to do, and which checkpoint is still good."""
+    return Diverged(f"{what}: training diverged. Try a lower learning rate: optim.lr=... {last_good(run)}")

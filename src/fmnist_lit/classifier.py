@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, NamedTuple, Self
+from pathlib import Path
+from typing import Any, NamedTuple, Self, cast
 
 import lightning as L
 import torch
@@ -15,12 +16,11 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchmetrics import Metric, MetricCollection
 
+from fmnist_lit.checkpoints import diverged
 from fmnist_lit.data.loader import Batch, Shard
 from fmnist_lit.distributed import gathered, share_buffers
-from fmnist_lit.errors import UserError, choices
 from fmnist_lit.metrics import split_metrics
-from fmnist_lit.models.layer_table import Row
-from fmnist_lit.schedules import Schedule
+from fmnist_lit.schedules import Schedule, require_logged
 
 FLIPPED = "test_flipped"  # the test set, asked with each image and its mirror image
 
@@ -54,12 +54,11 @@ class Classifier(L.LightningModule):
         tta_flip: test once more with the mean output of each image and its mirror image, counted apart.
         classes: their names, which a checkpoint keeps.
         outputs: of the model, at least as many.
-        layers: of the model as its author wrote it, to print.
-        start: what is to be said of the weights that it starts from.
+        about: lines to print before it is trained.
         still: layers in evaluation mode always: parts of the model that are not trained.
         steps_per_execution: batches of a call of ``training_step``, each with an optimizer's step of its own
             (Keras's name). 1 is Lightning's automatic optimization; more is the same bits in less time.
-        gradient_clip_val: of the Trainer; used here where Lightning does not clip, with more than one step.
+        gradient_clip_val: of the Trainer, which does not clip itself.
         gradient_clip_algorithm: "norm" or "value", likewise.
     """
 
@@ -74,8 +73,7 @@ class Classifier(L.LightningModule):
         tta_flip: bool = False,
         classes: Sequence[str] = (),
         outputs: int = 10,
-        layers: Sequence[Row] = (),
-        start: str = "",
+        about: Sequence[str] = (),
         still: Sequence[nn.Module] = (),
         steps_per_execution: int = 1,
         gradient_clip_val: float | None = None,
@@ -84,11 +82,12 @@ class Classifier(L.LightningModule):
         super().__init__()
         self.model = model
         self.make_optimizer, self.make_schedule = optimizer, schedule
-        self.classes, self.outputs, self.start = tuple(classes), outputs, start
-        self.still, self.layers = list(still), tuple(layers)
+        self.classes, self.outputs, self.about = tuple(classes), outputs, tuple(about)
+        self.still = list(still)
         self.label_smoothing, self.tta_flip = label_smoothing, tta_flip
         self.automatic_optimization = steps_per_execution == 1
-        self.clipping = (gradient_clip_val, gradient_clip_algorithm)
+        self.clip_val = gradient_clip_val
+        self.clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
         self.schedule: Schedule = None
         self.validated = False  # this epoch
         self.averaged: AveragedModel | None = None
@@ -99,6 +98,13 @@ class Classifier(L.LightningModule):
         # The underscore: a module's own names, "train" among them, are no keys.
         self.metrics = nn.ModuleDict({f"{split}_": split_metrics(split, metrics or {}) for split in splits})
         self.train()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute. Lightning notes twelve texts in each step, which are no parts of a module."""
+        if isinstance(value, str):
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def train(self, mode: bool = True) -> Self:
         """Switch to training mode, but for the layers that stay still."""
@@ -146,28 +152,39 @@ class Classifier(L.LightningModule):
             loss = loss * (share * self.trainer.world_size)
         return loss, counted
 
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        """Return a batch's loss; of several batches, take a step for each and return the losses and rates."""
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        """Return a batch's loss; of several batches, take a step for each.
+
+        Raises:
+            Diverged: a loss is no number.
+        """
+        before, optimizer = self.trainer.global_step, cast(Any, self.optimizers())
+        loss = None
         if self.automatic_optimization:
             loss, counted = self.answer(batch)
-            self.count("train", [counted])
-            return loss
-        optimizer: Any = self.optimizers()
-        mixed = torch.is_autocast_enabled(self.device.type)
-        steps = [self.manual_step(one, optimizer, mixed) for one in batch]
-        self.count("train", [counted for counted, _ in steps])
-        return {
-            "losses": torch.stack([counted.loss for counted, _ in steps]),
-            "rates": [rate for _, rate in steps],
-        }
+            steps = [(counted, optimizer.param_groups[0]["lr"])]
+        else:
+            mixed = torch.is_autocast_enabled(self.device.type)
+            steps = [self.manual_step(one, optimizer, mixed) for one in batch]
+        losses = self.count("train", [counted for counted, _ in steps])
+        wrong = (~losses.isfinite()).nonzero()
+        if len(wrong):
+            first = int(wrong[0])
+            raise diverged(
+                f"the training loss is {losses[first].item()} at step {before + first + 1} "
+                f"(epoch {self.current_epoch + 1}, learning rate {steps[first][1]:g})",
+                Path(self.trainer.default_root_dir),
+            )
+        return loss
 
     def manual_step(self, batch: Batch, optimizer: Any, mixed: bool) -> tuple[Answer, float]:
         """Take an optimizer's step, in mixed precision or not; return what to count, and the rate."""
-        rate = optimizer.param_groups[0]["lr"]
-        loss, counted = self.answer(batch)
-        for group in optimizer.param_groups:
+        groups = optimizer.param_groups
+        rate = groups[0]["lr"]
+        for group in groups:  # before the forward pass, which may then use their memory
             for weight in group["params"]:
                 weight.grad = None
+        loss, counted = self.answer(batch)
         # Backwards without autocast, as Lightning's automatic optimization does.
         with torch.autocast(self.device.type, enabled=False) if mixed else nullcontext():
             self.manual_backward(loss)
@@ -188,21 +205,9 @@ class Classifier(L.LightningModule):
             self.averaged.update_parameters(self.model)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip where Lightning does not."""
-        if not self.automatic_optimization:
-            self.configure_gradient_clipping(optimizer, *self.clipping)
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: int | float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip as Lightning does, fused optimizers under bf16-mixed too: nothing is scaled there."""
-        if not gradient_clip_val:
-            return
-        clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
-        clip(self.model.parameters(), gradient_clip_val)
+        """Clip gradients; Lightning clips none of several steps at once, nor of a fused optimizer's."""
+        if self.clip_val:
+            self.clip(self.model.parameters(), self.clip_val)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Leave a plateau's schedule alone: it has stepped at the epoch's end, before the checkpoint."""
@@ -210,8 +215,8 @@ class Classifier(L.LightningModule):
             super().lr_scheduler_step(scheduler, metric)
 
     def on_train_epoch_start(self) -> None:
-        """Forget the last epoch's sums."""
-        self.reset_metrics(["train"])
+        """Forget what is of the last epoch; checkpoints of earlier versions hold its sums."""
+        self.metrics_of("train").reset()
         self.validated = False
 
     def on_train_epoch_end(self) -> None:
@@ -224,10 +229,7 @@ class Classifier(L.LightningModule):
             logged, monitor = self.trainer.callback_metrics, schedule["monitor"]
             if monitor.startswith("val") and not self.validated:
                 return  # trainer.check_val_every_n_epoch: nothing is known of this epoch
-            if monitor not in logged:
-                raise UserError(
-                    f"schedule.monitor={monitor}: nothing of that name is logged. {choices(monitor, logged)}"
-                )
+            require_logged("schedule.monitor", monitor, logged)
             schedule["scheduler"].step(logged[monitor])
         elif not self.automatic_optimization:
             schedule["scheduler"].step()
@@ -265,9 +267,8 @@ class Classifier(L.LightningModule):
         return output
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the last sums; evaluate what a checkpoint keeps."""
+        """Evaluate what a checkpoint keeps."""
         share_buffers(self)
-        self.reset_metrics(split_names(self.trainer.val_dataloaders))
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Count a batch of the split whose loader gave it."""
@@ -277,10 +278,6 @@ class Classifier(L.LightningModule):
         """Log what callbacks and schedules may monitor."""
         self.log_metrics(split_names(self.trainer.val_dataloaders), logger=True)
         self.validated = True
-
-    def on_test_epoch_start(self) -> None:
-        """Forget the last sums."""
-        self.reset_metrics(self.tested())
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Count a batch of the split whose loader gave it; return the model's output."""
@@ -292,7 +289,8 @@ class Classifier(L.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Log the final metrics for callbacks and the caller; loggers have an epoch's under these names."""
-        self.log_metrics(self.tested(), logger=False)
+        flipped = [FLIPPED] if self.tta_flip else []
+        self.log_metrics([*split_names(self.trainer.test_dataloaders), *flipped], logger=False)
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Return the model's output."""
@@ -301,38 +299,32 @@ class Classifier(L.LightningModule):
 
     # Metrics
 
-    def tested(self) -> list[str]:
-        """Name the splits that a test counts."""
-        return split_names(self.trainer.test_dataloaders) + ([FLIPPED] if self.tta_flip else [])
-
     def metrics_of(self, split: str) -> MetricCollection:
         """Return the metrics of a split."""
         metrics = self.metrics[f"{split}_"]
         assert isinstance(metrics, MetricCollection)
         return metrics
 
-    def reset_metrics(self, splits: Iterable[str]) -> None:
-        """Forget what was counted."""
-        for split in splits:
-            self.metrics_of(split).reset()
-
-    def count(self, split: str, answers: list[Answer]) -> None:
-        """Update a split's metrics once with the answers to some batches."""
-        outputs, labels, losses, shares = zip(*answers, strict=True)
+    def count(self, split: str, answers: list[Answer]) -> Tensor:
+        """Update a split's metrics once with the answers to some batches; return their losses."""
+        outputs, labels, each, shares = zip(*answers, strict=True)
+        losses = torch.stack(each).double()
         several = len(answers) > 1
         sizes = [[float(len(of)) for of in labels], list(shares)]
         self.metrics_of(split).update(
             preds=torch.cat(outputs) if several else outputs[0],
             target=torch.cat(labels) if several else labels[0],
-            losses=torch.stack(losses).double(),
+            losses=losses,
             sizes=torch.tensor(sizes, dtype=torch.float64, device=self.device),
         )
+        return losses
 
     def log_metrics(self, splits: Iterable[str], logger: bool) -> None:
-        """Log what was counted; in the loggers, if they are to have it, at the number of the epoch."""
+        """Log what was counted, and forget it; loggers, if they are to have it, get the epoch's number."""
         counted: dict[str, Tensor] = {}
         for split in splits:
             counted |= self.metrics_of(split).compute()
+            self.metrics_of(split).reset()
         logger = logger and bool(self.trainer.loggers)
         if logger:
             counted["step"] = torch.tensor(self.trainer.current_epoch + 1.0)

@@ -11,12 +11,14 @@ import yaml
 from hydra.conf import HydraConf
 from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, create_model
+from pydantic import BaseModel, ValidationError, create_model
 
 from fmnist_lit.build import RULES, checked
 from fmnist_lit.constraints import Count, FolderName, OpenShare, Seed, Share, Text
 from fmnist_lit.errors import UserError
 
+CONF = Path(__file__).parents[2] / "conf"
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, several times faster, where it was built
 LARGEST = 100_000  # bytes of a run's config.yaml; it has three thousand
 SAID = 5  # of the keys in which two configs differ
 DEEPEST = 20  # mappings and lists inside one another; it has four
@@ -66,6 +68,15 @@ class Config(BaseModel):
     metrics: Group
 
 
+class Origin(BaseModel):
+    """What a run was composed from; older runs do not say."""
+
+    model_config = RULES
+
+    choices: dict[str, str] = {}
+    command: str = "python train.py"
+
+
 def origin(hydra: DictConfig | HydraConf) -> tuple[dict[str, str], str]:
     """Return the option chosen of each group, and the command, from Hydra's own node of a config."""
     options = {str(group): option for group, option in hydra.runtime.choices.items() if "/" not in str(group)}
@@ -86,21 +97,19 @@ def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 def resolved(cfg: DictConfig) -> dict[str, Any]:
     """Return the config as plain containers, all resolved, paths absolute, without Hydra's own node."""
     bare = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-    plain = OmegaConf.to_container(bare, resolve=True, throw_on_missing=True)
-    assert isinstance(plain, dict)
-    return with_absolute_paths({str(key): value for key, value in plain.items()})
+    plain: Any = OmegaConf.to_container(bare, resolve=True, throw_on_missing=True)
+    return with_absolute_paths(plain)
 
 
 def with_absolute_paths(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested mappings with the values of PATHS made absolute, ``~`` expanded."""
-
-    def absolute(key: str, value: Any) -> Any:
+    absolute = dict(node)
+    for key, value in node.items():
         if isinstance(value, Mapping):
-            return with_absolute_paths(value, f"{key}.")
-        is_path = key in PATHS and isinstance(value, str) and value
-        return to_absolute_path(expanduser(value)) if is_path else value
-
-    return {key: absolute(prefix + key, value) for key, value in node.items()}
+            absolute[key] = with_absolute_paths(value, f"{prefix}{key}.")
+        elif f"{prefix}{key}" in PATHS and value and isinstance(value, str):
+            absolute[key] = to_absolute_path(expanduser(value))
+    return absolute
 
 
 def read_config(run: Path) -> dict[str, Any]:
@@ -118,13 +127,11 @@ def read_origin(run: Path) -> tuple[dict[str, str], str]:
     Raises:
         UserError: they cannot be read.
     """
-    kept = read_all(run).get(ORIGIN, {"choices": {}, "command": "python train.py"})  # older runs have none
-    texts = isinstance(kept, dict) and isinstance(kept.get("choices"), dict)
-    if not texts or not all(
-        isinstance(text, str) for text in (kept.get("command"), *kept["choices"].values())
-    ):
-        raise UserError(f"{run / 'config.yaml'}: {ORIGIN} must hold choices and a command.")
-    return kept["choices"], kept["command"]
+    try:
+        kept = Origin.model_validate(read_all(run).get(ORIGIN, {}))
+    except ValidationError as error:
+        raise UserError(f"{run / 'config.yaml'}: {ORIGIN} must hold choices and a command.") from error
+    return kept.choices, kept.command
 
 
 def read_all(run: Path) -> dict[str, Any]:
@@ -137,23 +144,14 @@ def read_all(run: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{run} is no run directory: it has no config.yaml.")
     try:
-        return parse(path)
+        config = plain_yaml(path)
+        if "${" in json.dumps(config):
+            raise ValueError("it holds an interpolation, ${...}; a run may depend on nothing outside it.")
+        if not isinstance(config, dict):
+            raise ValueError("it is no mapping of keys to values.")
+        return config
     except (yaml.YAMLError, ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-
-
-def parse(path: Path) -> dict[str, Any]:
-    """Read a config of plain values.
-
-    Raises:
-        ValueError: it holds something else.
-    """
-    config = plain_yaml(path)
-    if "${" in json.dumps(config):
-        raise ValueError("it holds an interpolation, ${...}; a run may depend on nothing outside it.")
-    if not isinstance(config, dict):
-        raise ValueError("it is no mapping of keys to values.")
-    return config
 
 
 def plain_yaml(path: Path) -> Any:
@@ -167,13 +165,13 @@ def plain_yaml(path: Path) -> Any:
     if len(text) > LARGEST:
         raise ValueError(f"it is larger than {LARGEST:,} bytes.")
     depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+    for event in yaml.parse(text, Loader=LOADER):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if isinstance(event, yaml.AliasEvent) or depth > DEEPEST:
             raise ValueError(
                 f"it holds an alias or more than {DEEPEST} levels, which may expand to gigabytes."
             )
-    return json.loads(json.dumps(yaml.safe_load(text), allow_nan=False))  # refuses what is none of these
+    return json.loads(json.dumps(yaml.load(text, LOADER), allow_nan=False))  # refuses what is none of these
 
 
 def check_whole(values: Mapping[str, Any]) -> None:
@@ -182,10 +180,8 @@ def check_whole(values: Mapping[str, Any]) -> None:
     Raises:
         UsageError: one cannot be.
     """
-    fields: Any = {
-        key: (about.annotation, about) for key, about in Config.model_fields.items() if key in values
-    }
-    checked(create_model("Config", __config__=RULES, **fields), values)
+    fields: Any = {key: (field.annotation, field) for key, field in Config.model_fields.items()}
+    checked(create_model("Config", __config__=RULES, **{key: fields[key] for key in values}), values)
 
 
 def has_validation(config: Mapping[str, Any]) -> bool:

@@ -1,8 +1,7 @@
 """Types of values, as signatures name them: a config is checked by these."""
 
-from pathlib import Path
 from re import fullmatch
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -18,17 +17,16 @@ def folder_name(text: str) -> str:
     return text
 
 
-def named_place(path: str | Path) -> str | Path:
-    """Return a path that is not empty.
+def refuse_typed(value: object) -> None:
+    """Refuse a value where a node belongs.
 
     Raises:
-        ValueError: it is.
+        ValueError: always.
     """
-    if not str(path):
-        raise ValueError("text, not empty")
-    return path
+    raise ValueError("a node with a _target_")
 
 
+Node = Annotated[Any, AfterValidator(refuse_typed)]
 Count = Annotated[int, Field(ge=1, le=2**31)]
 Natural = Annotated[int, Field(ge=0, le=2**31)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
@@ -39,7 +37,6 @@ OpenShare = Annotated[float, Field(gt=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Text = Annotated[str, Field(min_length=1)]
 AtLeastOne = Annotated[float, Field(ge=1)]
-Place = Annotated[str | Path, AfterValidator(named_place)]
 FolderName = Annotated[str, AfterValidator(folder_name)]
 # A number of batches, or a share of them.
 SomeBatches = Natural | Probability

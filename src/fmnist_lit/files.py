@@ -95,6 +95,14 @@ def whole_file(path: Path, publish: Callable[[str, Path], None] = os.replace) ->
         raise type(error)(error.errno, error.strerror, str(path)) from error
 
 
+def give_name(path: Path, name: str) -> None:
+    """Let a file have another name in its folder too, in one step, whatever has that name now."""
+    link = path.with_name(f".{name}{PART}")
+    link.unlink(missing_ok=True)
+    os.link(path, link)
+    os.replace(link, path.with_name(name))
+
+
 def remove_parts(folder: Path) -> None:
     """Remove what a killed process had half written."""
     for part in folder.glob(f".*{PART}"):

@@ -90,19 +90,23 @@ def own_signals(patient: bool = False) -> Iterator[Signals]:
             signal.signal(number, handler)
 
 
-def follow_parent() -> None:
-    """Let a sweep's worker process end when the command that started it has, however that ended.
+def follow_parent(parent: int | None = None) -> None:
+    """Let a process end when the command that started it has, however that ended.
 
-    The job that it works at gets SIGTERM, so that it saves; no other is begun.
+    What it works at gets SIGTERM, so that it saves; no other job of a sweep is begun.
+
+    Args:
+        parent: the process to follow; None: that of a sweep, whose worker this is, if it is one.
     """
-    parent = multiprocessing.parent_process()
+    starter = multiprocessing.parent_process()
+    parent = starter.pid if parent is None and starter else parent
     if parent is None:
         return
-    if os.getppid() != parent.pid:
+    if os.getppid() != parent:
         signal.raise_signal(signal.SIGTERM)
 
     def watch() -> None:
-        while os.getppid() == parent.pid:
+        while os.getppid() == parent:
             time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGTERM)
         while signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:  # the job saves

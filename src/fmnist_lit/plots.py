@@ -1,6 +1,8 @@
 """Plots of what a model says of images, and of the epochs of runs."""
 
+import io
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +28,15 @@ def literal(name: str, width: int = 150) -> str:
     return "\n".join(textwrap.wrap(printable(name), width)).replace("$", r"\$")
 
 
+def file_content(figure: Figure, kind: str = "png", dpi: int = 120) -> bytes:
+    """Return a figure as a file of a kind that Matplotlib knows: "png", "pdf", "svg"."""
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of letters in names that the font has not
+        figure.savefig(file, format=kind, dpi=dpi)
+    return file.getvalue()
+
+
 def confusion_matrix_plot(counts: np.ndarray, names: Sequence[str]) -> Figure:
     """Draw counts of (true class, predicted class), coloured by the share of the true class."""
     figure = Figure(figsize=(7.5, 6.5), layout="constrained")
@@ -38,9 +49,10 @@ def confusion_matrix_plot(counts: np.ndarray, names: Sequence[str]) -> Figure:
         axes.text(column, row, count, ha="center", va="center", fontsize=8, color=colour)
     axes.set_xticks(range(len(names)), map(literal, names), rotation=45, ha="right")
     axes.set_yticks(range(len(names)), map(literal, names))
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class")
-    axes.set_title(f"Confusion matrix, accuracy {np.trace(counts) / max(counts.sum(), 1):.2%}")
+    accuracy = np.trace(counts) / max(counts.sum(), 1)
+    axes.set(
+        xlabel="predicted class", ylabel="true class", title=f"Confusion matrix, accuracy {accuracy:.2%}"
+    )
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
     return figure
 
@@ -91,9 +103,7 @@ def class_accuracy_plot(accuracies: np.ndarray, names: Sequence[str]) -> Figure:
     axes.bar_label(bars, [f"{accuracy:.1%}" for accuracy in accuracies], padding=3, fontsize=8)
     axes.set_yticks(range(len(names)), map(literal, names))
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.1)
-    axes.set_xlabel("accuracy")
-    axes.set_title("Accuracy of each class")
+    axes.set(xlim=(0, 1.1), xlabel="accuracy", title="Accuracy of each class")
     return figure
 
 
@@ -102,19 +112,16 @@ def reliability_plot(confidence: np.ndarray, correct: np.ndarray, bins: int) -> 
     figure = Figure(figsize=(5, 6), layout="constrained")
     upper, lower = figure.subplots(2, height_ratios=(3, 1), sharex=True)
     edges = np.linspace(0, 1, bins + 1)
-    place = np.clip(np.digitize(confidence, edges[1:-1]), 0, bins - 1)
+    place = np.digitize(confidence, edges[1:-1])
     counts = np.bincount(place, minlength=bins)
     filled = counts > 0
     means = [np.bincount(place, v, bins)[filled] / counts[filled] for v in (confidence, correct)]
     upper.plot([0, 1], [0, 1], color="gray", linestyle="--", label="perfectly calibrated")
     upper.plot(*means, marker="o", color=BLUE, label="this model")
-    upper.set_ylabel("share of right answers")
-    upper.set_title("Reliability")
+    upper.set(ylabel="share of right answers", title="Reliability")
     upper.legend()
     lower.bar(edges[:-1], counts, width=1 / bins, align="edge", color=BLUE)
-    lower.set_yscale("log")
-    lower.set_ylabel("images")
-    lower.set_xlabel("confidence")
+    lower.set(yscale="log", ylabel="images", xlabel="confidence")
     return figure
 
 
@@ -123,15 +130,14 @@ def curves_plot(histories: Mapping[str, DataFrame]) -> Figure:
     lines = sum(literal(name).count("\n") + 1 for name in histories)  # of the legend
     figure = Figure(figsize=(13, 4.2 + 0.22 * lines), layout="constrained")
     for axes, name in zip(figure.subplots(1, 3), ("accuracy", "loss", "learning_rate"), strict=True):
-        columns = {name: "-"} if name == "learning_rate" else {f"{s}_{name}": STYLES[s] for s in STYLES}
+        columns = {name: "-"} | {f"{split}_{name}": style for split, style in STYLES.items()}
         for colour, history in zip(colours(len(histories)), histories.values(), strict=True):
             for column, style in columns.items():
                 if column in history:
                     rows = history[["epoch", column]].dropna()  # where it was not measured
                     marker = "o" if len(rows) == 1 else None
                     axes.plot(rows["epoch"], rows[column], style, color=colour, marker=marker)
-        axes.set_xlabel("epoch")
-        axes.set_ylabel(name.replace("_", " "))
+        axes.set(xlabel="epoch", ylabel=name.replace("_", " "))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
     axes.set_yscale("log")
@@ -139,11 +145,11 @@ def curves_plot(histories: Mapping[str, DataFrame]) -> Figure:
     return figure
 
 
-def colours(count: int) -> list[tuple[float, float, float, float]]:
+def colours(count: int) -> Any:
     """Return as many colours."""
     if count <= FEW:
-        return [colormaps["tab10"](i) for i in range(count)]
-    return [colormaps["viridis"](i / (count - 1)) for i in range(count)]
+        return colormaps["tab10"](range(count))
+    return colormaps["viridis"](np.linspace(0, 1, count))
 
 
 def add_legends(figure: Figure, axes: Axes, histories: Mapping[str, DataFrame]) -> None:

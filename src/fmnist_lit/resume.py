@@ -4,7 +4,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from fmnist_lit.build import TARGET, TRUSTED, is_inside
 from fmnist_lit.config import leaves, read_config, read_origin
@@ -16,15 +16,10 @@ from fmnist_lit.run_files import read_metrics
 BUILT_FROM = (*TRUSTED, "lightning.pytorch.callbacks", "lightning.pytorch.loggers", "torchmetrics")
 
 
-class Stopped(NamedTuple):
-    """A run to go on with, and further packages from which its classes may come."""
+def named_run(arguments: Sequence[str]) -> tuple[Path, tuple[str, ...]] | None:
+    """Return the run that a command line wants to go on with, and further packages for its classes.
 
-    directory: Path
-    trust: tuple[str, ...] = ()
-
-
-def named_run(arguments: Sequence[str]) -> Stopped | None:
-    """Return the run that a command line wants to go on with; None if it wants something else.
+    None if it wants something else.
 
     Raises:
         UsageError: it wants both.
@@ -37,7 +32,7 @@ def named_run(arguments: Sequence[str]) -> Stopped | None:
     if others:
         raise UsageError(f"resume=RUN takes everything from the run. Leave out: {shlex.join(others)}")
     packages = "".join(trust).removeprefix("trust=").strip("[]").split(",")
-    return Stopped(Path(named[0].removeprefix("resume=")), tuple(p.strip() for p in packages if p.strip()))
+    return Path(named[0].removeprefix("resume=")), tuple(p.strip() for p in packages if p.strip())
 
 
 def foreign_packages(config: Mapping[str, Any], known: Sequence[str] = BUILT_FROM) -> list[str]:

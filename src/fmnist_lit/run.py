@@ -17,11 +17,10 @@ import yaml
 from filelock import BaseFileLock, FileLock, Timeout
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from torch.optim import Optimizer
-from torchmetrics import Metric
 
-from fmnist_lit import distributed, elastic, provenance, tensorboard
+from fmnist_lit import distributed, elastic, provenance
 from fmnist_lit.allocator import keep_freed_memory
-from fmnist_lit.build import build
+from fmnist_lit.build import build, build_group
 from fmnist_lit.callbacks import BestCheckpoint, History, ResumeCheckpoint
 from fmnist_lit.checkpoints import LAST, AtomicCheckpointIO, latest_valid, load_best, require_same_run, settle
 from fmnist_lit.classifier import FLIPPED, Classifier
@@ -47,6 +46,7 @@ from fmnist_lit.models.layer_table import layer_table, parameter_count
 from fmnist_lit.models.speedups import prepare
 from fmnist_lit.schedules import build_schedule
 from fmnist_lit.summary import start_summary, summary
+from fmnist_lit.tensorboard import FinalEvents
 from fmnist_lit.trainer import build_callbacks, build_trainer, quiet_lightning, steps_per_execution
 
 log = logging.getLogger(__name__)
@@ -88,21 +88,20 @@ def run(
     directory = Path(os.path.realpath(directory))  # the one name that Lightning and we compare
     require_all_inside(directory)
     rank = distributed.rank(config)
-    images = None
-    if not resumed and not claimed:
-        images = build(config["data"]["images"], "data.images")  # what is refused leaves the directory free
-        build_classifier(config, images.classes)
-        if rank == 0:
-            claim(directory, {**config, ORIGIN: {"command": command, "choices": dict(choices)}})
     with ExitStack() as opened:
         signals = opened.enter_context(own_signals(patient=distributed.is_started(config)))
+        images: Images = build(config["data"]["images"], "data.images", fetch=not resumed)
+        if not resumed and not claimed:  # what is refused leaves the directory free
+            build_classifier(config, images.classes)
+            if rank == 0:
+                claim(directory, {**config, ORIGIN: {"command": command, "choices": dict(choices)}})
         if rank == 0:
             lock = opened.enter_context(alone(directory))
             opened.enter_context(logged_to(directory / "train.log"))
             keep_overrides(directory, command)
             if resumed:
-                for folder in (directory, directory / ".hydra"):
-                    remove_parts(folder)
+                remove_parts(directory)
+                remove_parts(directory / ".hydra")
         if distributed.world_size(config) > 1 and not distributed.is_started(config):
             assert not callbacks, "the processes know nothing of them"
             lock.release()  # the first process will hold it
@@ -119,7 +118,7 @@ def train_and_test(
     signals: Signals,
     resumed: bool,
     callbacks: Sequence[L.Callback],
-    images: Images | None,
+    images: Images,
 ) -> dict[str, Any]:
     """Do what ``run`` says, as one of the processes that train together."""
     quiet_lightning()
@@ -129,29 +128,27 @@ def train_and_test(
     L.seed_everything(config["seed"], verbose=False)
     named = build_callbacks(config, directory=directory, signals=signals, computed=computed(config))
     steps = steps_per_execution(config, [*callbacks, *named])
-    if images is None:
-        images = build(config["data"]["images"], "data.images", fetch=not resumed)
-    checkpoint = latest_valid(directory) if resumed else None
+    checkpoint, kept = latest_valid(directory) if resumed else (None, {})
     classifier = build_classifier(config, images.classes, steps, is_new=checkpoint is None)
     data = build_data(config, steps, images, classifier.outputs)
     history = History(directory / "history.csv")
-    outputs = tensorboard.TestOutputs(classifier.outputs)
-    trainer = build_trainer(config, directory, [*callbacks, *named], history, steps)
+    trainer = build_trainer(config, directory, [*callbacks, *named], history)
     device = provenance.device_name(trainer.strategy.root_device)
     device += f", {processes} processes" if processes > 1 else ""
     if trainer.is_global_zero:
         log.info("Run directory: %s", directory)
         log.info("Device: %s", device)
-        log.info("%s", start_summary(config, classifier.layers, parameter_count(classifier.model)))
         if resumed:
             log.info("Resumed from %s", checkpoint or "the start: there is no whole checkpoint.")
-        if classifier.start:
-            log.info("%s", classifier.start)
+        for line in classifier.about:
+            log.info("%s", line)
 
     if checkpoint is not None:
-        require_same_run(checkpoint, computed(config), trainer.callbacks)  # type: ignore[attr-defined]
+        require_same_run(checkpoint, kept, computed(config), trainer.callbacks)  # type: ignore[attr-defined]
+        kept.clear()  # Lightning loads it again
     fit(trainer, classifier, data, directory, checkpoint)
-    trainer.callbacks.append(outputs)  # type: ignore[attr-defined] # now, for it costs a little in each step
+    events = FinalEvents(config, classifier.outputs)
+    trainer.callbacks.append(events)  # type: ignore[attr-defined] # now, for it costs a little in each step
     trainer.test(classifier, datamodule=data, verbose=False)
 
     metrics = {
@@ -171,38 +168,34 @@ def train_and_test(
         "command": command,
     }
     check_loss(config, classifier, metrics)
-    if not trainer.is_global_zero:
-        return metrics
-    tensorboard.log_run(trainer, classifier, data, config, choices, metrics, outputs)
-    write_json(directory / "metrics.json", metrics)  # last: a run that has it is finished
-    log.info("%s", summary(directory, metrics))
+    if trainer.is_global_zero:
+        events.write(trainer, classifier, metrics)
+        write_json(directory / "metrics.json", metrics)  # last: a run that has it is finished
+        log.info("%s", summary(directory, metrics))
     return metrics
 
 
 def fit(
-    trainer: L.Trainer,
-    classifier: Classifier,
-    data: DataModule,
-    directory: Path,
-    checkpoint: Path | None,
+    trainer: L.Trainer, classifier: Classifier, data: DataModule, directory: Path, checkpoint: Path | None
 ) -> None:
     """Train, from a checkpoint on if there is one, then load the weights that are tested."""
     trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint)
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return
-    best = next((one for one in trainer.checkpoint_callbacks if isinstance(one, BestCheckpoint)), None)
-    chosen = best is not None and bool(best.best_model_path)
-    if any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
-        trainer.save_checkpoint(directory / "checkpoints" / LAST)  # it has put the average in its place
+    folder = directory / "checkpoints"
+    best = [one for one in trainer.checkpoint_callbacks if isinstance(one, BestCheckpoint)]
+    chosen = any(one.best_model_path for one in best)
+    if any(isinstance(one, StochasticWeightAveraging) for one in trainer.callbacks):  # type: ignore[attr-defined]
+        trainer.save_checkpoint(folder / LAST)  # it has put the average in its place
         log.info("What is tested is the average of StochasticWeightAveraging.")
         chosen = False
     if trainer.is_global_zero:
-        settle(directory / "checkpoints", chosen)
+        settle(folder, chosen)
     trainer.strategy.barrier()
     files = trainer.strategy.checkpoint_io
     assert isinstance(files, AtomicCheckpointIO)
     named = files.best if chosen and trainer.is_global_zero else None
-    classifier.load_state_dict(load_best(directory / "checkpoints", named)["state_dict"])
+    classifier.load_state_dict(load_best(folder, named)["state_dict"])
 
 
 def computed(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -270,27 +263,23 @@ def build_classifier(
     initialize(model, **config["init"])
     if outputs < len(classes):
         raise UsageError(f"model: it has {outputs} outputs, and data.images {len(classes)} classes.")
-    start = start_from(model, config["init_from"]) if config["init_from"] and is_new else ""
-    metrics: dict[str, Metric] = {
-        name: build(node, f"metrics.{name}", num_classes=outputs)
-        for name, node in config["metrics"].items()
-        if node is not None
-    }
-    flips = config["augment"].get("affine") or {}
+    start = [start_from(model, config["init_from"])] if config["init_from"] and is_new else []
     layers = layer_table(model)  # in the order of its author, before it is prepared
+    model = prepare(model)
+    still = freeze(model, config["freeze"])
     classifier = Classifier(
-        prepare(model),
+        model,
         classes=classes,
         outputs=outputs,
-        layers=layers,
-        start=start,
-        still=freeze(model, config["freeze"]),
+        about=[start_summary(config, layers, parameter_count(model)), *start],
+        still=still,
         optimizer=partial(build_optimizer, config),
         schedule=partial(build_schedule, config["schedule"]),
-        metrics=metrics,
+        metrics=build_group(config, "metrics", num_classes=outputs),
         label_smoothing=config["label_smoothing"],
         ema_decay=config["ema_decay"],
-        tta_flip=bool(flips.get("flip")),  # a network that saw no mirror images knows none
+        # A network that saw no mirror images knows none.
+        tta_flip=bool((config["augment"].get("affine") or {}).get("flip")),
         steps_per_execution=steps,
         gradient_clip_val=config["trainer"].get("gradient_clip_val"),
         gradient_clip_algorithm=config["trainer"].get("gradient_clip_algorithm"),
@@ -325,20 +314,13 @@ def build_data(
     Args:
         outputs: of the model, for what mixes labels.
     """
-    changes = [
-        build(node, f"augment.{name}", classes=outputs) for name, node in config["augment"].items() if node
-    ]
-    augmentations = [change for change in changes if not hasattr(change, "__bool__") or change]
-    node, given = dict(config["data"]), dict[str, Any]()
-    if images is not None:
-        node.pop("images")
-        given["images"] = images
+    changes = build_group(config, "augment", classes=outputs).values()
     data: DataModule = build(
-        node,
+        {key: value for key, value in config["data"].items() if key != "images"},
         "data",
-        **given,
+        images=images or build(config["data"]["images"], "data.images"),
         seed=config["seed"],
-        augmentations=augmentations,
+        augmentations=[change for change in changes if change],  # but those that change nothing
         steps_per_execution=steps,
         rank=distributed.rank(config),
         world_size=distributed.world_size(config),
@@ -361,25 +343,19 @@ def final_metrics(trainer: L.Trainer) -> dict[str, Any]:
         Diverged: a loss is no number.
     """
     splits: dict[str, Any] = dict.fromkeys(("train", "val", "test"))
-    logged = {name: float(value) for name, value in trainer.callback_metrics.items() if value.numel() == 1}
-    for split in (FLIPPED, "train", "val", "test"):
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    for split in (FLIPPED, *splits):
         names = [name for name in logged if name.startswith(f"{split}_")]
         metrics = {name.removeprefix(f"{split}_"): logged.pop(name) for name in names}
         metrics.pop("loss_sum", None)  # of batches of another size than in training
         if metrics:
             splits[split] = metrics
-            require_finite(f"the {split} loss of the best checkpoint", metrics["loss"])
+            if not math.isfinite(metrics["loss"]):
+                raise Diverged(
+                    f"the {split} loss of the best checkpoint is {metrics['loss']}: training diverged. "
+                    "Try a lower learning rate: optim.lr=..."
+                )
     return splits
-
-
-def require_finite(name: str, loss: float) -> None:
-    """Refuse a loss that is no number.
-
-    Raises:
-        Diverged: it is infinite or not a number.
-    """
-    if not math.isfinite(loss):
-        raise Diverged(f"{name} is {loss}: training diverged. Try a lower learning rate: optim.lr=...")
 
 
 def check_loss(config: Mapping[str, Any], classifier: Classifier, metrics: Mapping[str, Any]) -> None:

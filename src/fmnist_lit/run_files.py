@@ -5,16 +5,18 @@ import io
 import json
 from math import isfinite
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pandas import DataFrame
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from yaml import YAMLError
 
 from fmnist_lit.config import plain_yaml
 from fmnist_lit.constraints import Natural, Probability, Seed
 from fmnist_lit.errors import UserError, os_message, printable
-from fmnist_lit.sweeps import is_going_on
+from fmnist_lit.files import LOCK, is_locked
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 LARGEST = 2**24  # bytes of a text file: 100,000 epochs
 HIGHEST = 1e30  # of any number; what is larger cannot be averaged
@@ -132,12 +134,14 @@ def read_metrics(run: Path) -> dict[str, Any]:
     return read_facts(path, read_json(path), Metrics)
 
 
-def read_history(run: Path) -> DataFrame:
+def read_history(run: Path) -> "DataFrame":
     """Read the metrics of every epoch; those of a run that diverged may be infinite or NaN.
 
     Raises:
         UserError: there are none, or they are damaged.
     """
+    from pandas import DataFrame  # half a second, which only readers wait
+
     path = run / "history.csv"
     if not path.exists():
         raise UserError(f"{run} has no history.csv: no epoch was finished.")
@@ -192,7 +196,7 @@ def why_unfinished(run: Path) -> str | None:
     """Return None for a finished run, else its state: "running", "unfinished", or "failed" and the reason."""
     if (run / "metrics.json").exists():
         return None
-    if is_going_on(run):
+    if is_locked(run / LOCK):
         return "running"
     path = run / "failure.json"
     if not path.exists():

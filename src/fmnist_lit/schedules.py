@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import (
 
 from fmnist_lit.build import build, target_of
 from fmnist_lit.constraints import AtLeastOne, Natural, NotNegative, OpenShare, Text
-from fmnist_lit.errors import UsageError
+from fmnist_lit.errors import UsageError, UserError, choices
 
 # What Lightning's ``configure_optimizers`` may return under "lr_scheduler", or None: the rate stays.
 Schedule = dict[str, Any] | None
@@ -96,6 +96,19 @@ def mode_of(metric: str, key: str = "") -> str:
     raise UsageError(
         f"monitor={metric}: its name does not say whether more is better. Set {key}mode=max or {key}mode=min."
     )
+
+
+def require_logged(key: str, monitor: str, logged: Mapping[str, Any]) -> None:
+    """Refuse to look at a metric that nobody logs.
+
+    Args:
+        key: that names it.
+
+    Raises:
+        UserError: it is none of those logged; the message names what is near.
+    """
+    if monitor not in logged:
+        raise UserError(f"{key}={monitor}: nothing of that name is logged. {choices(monitor, logged)}")
 
 
 def require_below(min_lr: float, optimizer: Optimizer) -> None:

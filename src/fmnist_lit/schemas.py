@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
-from fmnist_lit.build import TARGET, arguments_model, is_node, locate, role_of
+from fmnist_lit.build import TARGET, arguments_of, is_node
 from fmnist_lit.config import Config
 
 ONE = ("data", "model", "optim", "patch", "schedule")  # groups that describe an object
@@ -50,7 +50,7 @@ def node_schema(files: list[Any], key: str) -> Schema:
     parts |= {"interval": {}, "monitor": {}} if key == "schedule" else {}
     branches = []
     for target in found:
-        of_target = properties(arguments_model(locate(target), role_of(key).given))
+        of_target = properties(arguments_of({TARGET: target}, key))
         of_target["properties"] |= {TARGET: {"type": "string"}, **parts}
         named: Schema = {"properties": {TARGET: {"const": target}}}
         branches.append({"if": named | ({"required": [TARGET]} if len(found) > 1 else {}), "then": of_target})

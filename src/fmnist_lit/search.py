@@ -2,7 +2,7 @@
 
 import logging
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,23 +12,25 @@ import optuna
 from filelock import FileLock
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
+from lightning.pytorch.callbacks import LambdaCallback
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from fmnist_lit import app  # registers the resolvers that conf/ uses
 from fmnist_lit.check import check
-from fmnist_lit.config import INCIDENTAL, has_validation, origin, resolved
+from fmnist_lit.config import CONF, INCIDENTAL, has_validation, origin, resolved
 from fmnist_lit.distributed import world_size
 from fmnist_lit.errors import Diverged, UsageError
 from fmnist_lit.files import write_json
 from fmnist_lit.interrupt import Interrupted
 from fmnist_lit.run import run
-from fmnist_lit.search_space import CONF, Search, override_of, suggest
+from fmnist_lit.search_space import Search, overrides_of, suggest
 
 log = logging.getLogger(__name__)
 
-ENDED = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 
 
 def compose_config(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str], str]:
@@ -52,45 +54,37 @@ def compose_config(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, 
     return config, groups, command
 
 
-class Pruning(L.Callback):
-    """Tells a trial each epoch's validation accuracy and ends the run if that is hopeless."""
+def report(trial: optuna.Trial, trainer: L.Trainer, module: L.LightningModule) -> None:
+    """Tell a trial an epoch's validation accuracy.
 
-    def __init__(self, trial: optuna.Trial) -> None:
-        self.trial = trial
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Report.
-
-        Raises:
-            TrialPruned: other trials were better at this epoch.
-        """
-        self.trial.report(float(trainer.callback_metrics["val_accuracy"]), trainer.current_epoch + 1)
-        if self.trial.should_prune():
-            raise optuna.TrialPruned(f"hopeless after epoch {trainer.current_epoch + 1}")
+    Raises:
+        TrialPruned: other trials were better at this epoch.
+    """
+    epoch = trainer.current_epoch + 1
+    trial.report(float(trainer.callback_metrics["val_accuracy"]), epoch)
+    if trial.should_prune():
+        raise optuna.TrialPruned(f"hopeless after epoch {epoch}")
 
 
-def objective(search: Search, folder: Path) -> Callable[[optuna.Trial], float]:
-    """Return what Optuna calls for each trial: train, and return the validation accuracy."""
-
-    def train(trial: optuna.Trial) -> float:
-        chosen = [override_of(key, value) for key, value in suggest(trial, search.space).items()]
-        config, groups, command = compose_config([*search.overrides, *chosen])
-        directory = folder / str(trial.number)
-        directory.mkdir(parents=True)
-        try:
-            metrics = run(config, directory, groups, command, callbacks=[Pruning(trial)])
-        except Interrupted:
-            trial.study.tell(trial, state=optuna.trial.TrialState.FAIL)  # else it would count as going on
-            raise
-        except (Diverged, optuna.TrialPruned) as error:  # a rate at which training diverges is no better
-            write_json(directory / "failure.json", {"reason": str(error)})
-            log.info("trial %d: %s: %s", trial.number, " ".join(chosen), error)
-            raise optuna.TrialPruned(str(error)) from error
-        accuracy = float(metrics["val"]["accuracy"])
-        log.info("trial %d: %s: val accuracy %.4f", trial.number, " ".join(chosen), accuracy)
-        return accuracy
-
-    return train
+def train(search: Search, folder: Path, trial: optuna.Trial) -> float:
+    """Train what a trial chooses, and return the validation accuracy."""
+    chosen = overrides_of(suggest(trial, search.space))
+    config, groups, command = compose_config([*search.overrides, *chosen])
+    directory = folder / str(trial.number)
+    directory.mkdir(parents=True)
+    try:
+        each_epoch = LambdaCallback(on_train_epoch_end=partial(report, trial))
+        metrics = run(config, directory, groups, command, callbacks=[each_epoch])
+    except Interrupted:
+        trial.study.tell(trial, state=TrialState.FAIL)  # else it would count as going on
+        raise
+    except (Diverged, optuna.TrialPruned) as error:  # a rate at which training diverges is no better
+        write_json(directory / "failure.json", {"reason": str(error)})
+        log.info("trial %d: %s: %s", trial.number, " ".join(chosen), error)
+        raise optuna.TrialPruned(str(error)) from error
+    accuracy = float(metrics["val"]["accuracy"])
+    log.info("trial %d: %s: val accuracy %.4f", trial.number, " ".join(chosen), accuracy)
+    return accuracy
 
 
 def optimize(
@@ -109,7 +103,7 @@ def optimize(
         UserError: a trial failed, and others would.
         Interrupted: a signal came.
     """
-    compose_config([*search.overrides, *(override_of(key, value) for key, value in search.start.items())])
+    compose_config([*search.overrides, *overrides_of(search.start)])
     with FileLock(folder / "study.lock"):  # several workers may start at once
         study = optuna.create_study(
             storage=opened(storage),
@@ -123,7 +117,7 @@ def optimize(
     seed = None if seed is None else seed + len(study.trials)  # going on is not to begin again
     study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)  # others' trials count as poor
     while begun(study) < trials:
-        study.optimize(objective(search, folder), n_trials=1)
+        study.optimize(partial(train, search, folder), n_trials=1)
     return study
 
 
@@ -148,22 +142,17 @@ def opened(storage: str | Path) -> optuna.storages.RDBStorage:
 def begun(study: optuna.Study) -> int:
     """Count the trials that have ended or go on; those of a worker that was killed do not count."""
     optuna.storages.fail_stale_trials(study)
-    return len(study.get_trials(deepcopy=False, states=(*ENDED, optuna.trial.TrialState.RUNNING)))
+    return len(study.get_trials(deepcopy=False, states=COUNTED))
 
 
 def experiment(search: Search, best: Mapping[str, Any], header: str) -> str:
     """Return the best trial as an experiment's config, which ``train.py experiment=...`` runs."""
-    chosen = [override_of(key, value) for key, value in best.items()]
-    settings = dict(item.split("=", 1) for item in [*search.overrides, *chosen])
-    _, groups, _ = compose_config([f"{key}={value}" for key, value in settings.items()])
-    options = {key: value for key, value in settings.items() if key in groups}
-    values = OmegaConf.from_dotlist(
-        [
-            f"{key}={value}"
-            for key, value in settings.items()
-            if key not in (*options, *INCIDENTAL, "output_dir")
-        ]
-    )
+    settings = dict(item.split("=", 1) for item in [*search.overrides, *overrides_of(best)])
     lines = ["# @package _global_", f"# {header}", "defaults:"]
-    lines += [f"  - override /{group}: {option}" for group, option in options.items()]
+    values = OmegaConf.create()
+    for key, value in settings.items():
+        if (CONF / key).is_dir():  # a group
+            lines.append(f"  - override /{key}: {value}")
+        elif key not in (*INCIDENTAL, "output_dir"):
+            values.merge_with_dotlist([f"{key}={value}"])
     return "\n".join([*lines, "  - _self_", "", OmegaConf.to_yaml(values)])

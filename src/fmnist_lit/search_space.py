@@ -1,18 +1,22 @@
 """What scripts/tune.py may vary: a YAML file read, checked, and asked for a value of each key."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import optuna
 from omegaconf import OmegaConf
+from optuna import Trial
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from yaml import YAMLError
 
+from fmnist_lit.build import arguments_model, checked
+from fmnist_lit.config import CONF
 from fmnist_lit.errors import UsageError, choices
 
-CONF = Path(__file__).parents[2] / "conf"
-PARTS = ("overrides", "start", "space")
-RANGE, CHOICES = {"low", "high", "log", "step"}, {"choices"}
+RULE = (
+    "{low, high} are numbers, with log or step if you like; low is to be below high; with log above 0, and "
+    "without step; or {choices: [...]}."
+)
 
 
 class Search(NamedTuple):
@@ -33,33 +37,27 @@ def read_search(path: Path, further: Sequence[str] = ()) -> Search:
         UsageError: the file is missing or says what cannot be; the message names the key.
     """
     if not path.is_file():
-        known = sorted(str(file.relative_to(CONF.parent)) for file in (CONF / "search").glob("*.yaml"))
+        known = [str(file.relative_to(CONF.parent)) for file in (CONF / "search").glob("*.yaml")]
         raise UsageError(f"{path}: no such file. {choices(str(path), known)}")
-    overrides, start, space = (read_parts(path).get(part) for part in PARTS)
-    overrides, start, space = [*(overrides or []), *further], start or {}, space or {}
-    if not isinstance(start, dict) or not isinstance(space, dict) or not space:
-        raise UsageError(f"{path}: it has no space to search; start and space are keys and what they may be.")
-    for override in overrides:
-        check_override(override)
-    for key, kind in space.items():
-        check_kind(str(key), kind)
-    for key in start:
-        if key not in space:
-            raise UsageError(
-                f"{path}: start: {key} is not in the space. {choices(str(key), map(str, space))}"
-            )
-    return Search(overrides, start, space)
-
-
-def read_parts(path: Path) -> dict[Any, Any]:
-    """Read the file's parts."""
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))
     except YAMLError as error:
         raise UsageError(f"{path}: no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict) or not content.keys() <= set(PARTS):
+    if not isinstance(content, dict) or not content.keys() <= set(Search._fields):
         raise UsageError(f"{path}: its keys are overrides, start and space.")
-    return content
+    overrides, start, space = (content.get(part) for part in Search._fields)
+    search = Search([*(overrides or ()), *further], start or {}, space or {})
+    if not isinstance(search.start, dict) or not isinstance(search.space, dict) or not search.space:
+        raise UsageError(f"{path}: it has no space to search; start and space are keys and what they may be.")
+    for override in search.overrides:
+        check_override(override)
+    for key, kind in search.space.items():
+        check_kind(str(key), kind)
+    for key in search.start.keys() - search.space.keys():
+        raise UsageError(
+            f"{path}: start: {key} is not in the space. {choices(str(key), map(str, search.space))}"
+        )
+    return search
 
 
 def check_override(override: Any) -> None:
@@ -69,38 +67,34 @@ def check_override(override: Any) -> None:
         raise UsageError(f"{override}: a search takes key=value, of any key but experiment and sweep.")
 
 
+def drawn(kind: Mapping[str, Any]) -> tuple[type, Callable[..., Any]]:
+    """Return the distribution of a key's values, and the method of a trial that draws from it."""
+    if isinstance(kind.get("choices"), list):
+        return CategoricalDistribution, Trial.suggest_categorical
+    if type(kind.get("low")) is int and type(kind.get("high")) is int:
+        return IntDistribution, Trial.suggest_int
+    return FloatDistribution, Trial.suggest_float
+
+
 def check_kind(key: str, kind: Any) -> None:
-    """Check what a key may be."""
-    keys = set(kind) if isinstance(kind, dict) else set()
-    if keys == CHOICES and isinstance(kind["choices"], list) and kind["choices"]:
-        return
-    if not {"low", "high"} <= keys <= RANGE:
-        raise UsageError(f"space: {key}: {{low, high}}, with log or step if you like; or {{choices: [...]}}.")
-    if not all(isinstance(value, int | float) for value in kind.values()):
-        raise UsageError(f"space: {key}: low, high and step are numbers, log is true or false.")
-    if not kind["low"] <= kind["high"] or (kind.get("log") and (kind["low"] <= 0 or "step" in kind)):
-        raise UsageError(f"space: {key}: low is to be below high; with log above 0, and without step.")
+    """Check what a key may be, as Optuna would."""
+    try:
+        given = kind if isinstance(kind, dict) else {}
+        distribution, _ = drawn(given)
+        distribution(**checked(arguments_model(distribution, ()), given, f"{key}."))
+    except (UsageError, ValueError) as error:
+        raise UsageError(f"space: {key}: {RULE} Here {error}") from error
 
 
-def suggest(trial: optuna.Trial, space: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def suggest(trial: Trial, space: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Let a trial choose a value of each key."""
-    values: dict[str, Any] = {}
+    values = {}
     for key, kind in space.items():
-        if "choices" in kind:
-            values[key] = trial.suggest_categorical(key, kind["choices"])
-        elif type(kind["low"]) is int and type(kind["high"]) is int:
-            step = kind.get("step", 1)
-            values[key] = trial.suggest_int(
-                key, kind["low"], kind["high"], step=step, log=kind.get("log", False)
-            )
-        else:
-            step = kind.get("step")
-            values[key] = trial.suggest_float(
-                key, kind["low"], kind["high"], step=step, log=kind.get("log", False)
-            )
+        _, draw = drawn(kind)
+        values[key] = draw(trial, key, **kind)
     return values
 
 
-def override_of(key: str, value: Any) -> str:
-    """Return a chosen value as the command line says it."""
-    return f"{key}={'null' if value is None else value}"
+def overrides_of(values: Mapping[str, Any]) -> list[str]:
+    """Return chosen values as the command line says them."""
+    return [f"{key}={'null' if value is None else value}" for key, value in values.items()]

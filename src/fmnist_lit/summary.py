@@ -18,14 +18,9 @@ def start_summary(config: Mapping[str, Any], layers: Sequence[Row], parameters: 
     rows = [[row.layer, "x".join(map(str, row.output)), f"{row.parameters:,}"] for row in layers]
     optim = dict(config["optim"])
     name = optim.pop("_target_").rpartition(".")[2]
-    how = [name, *(f"{key} {value}" for key, value in optim.items())]
-    size = config["data"].get("batch_size")
-    return "\n".join(
-        [
-            rendered(["layer", "output", "parameters"], rows),
-            f"{parameters:,} parameters; {', '.join(how)}; batches of {size}",
-        ]
-    )
+    how = ", ".join([name, *(f"{key} {value}" for key, value in optim.items())])
+    table = rendered(["layer", "output", "parameters"], rows)
+    return f"{table}\n{parameters:,} parameters; {how}; batches of {config['data'].get('batch_size')}"
 
 
 def summary(directory: Path, metrics: Mapping[str, Any]) -> str:
@@ -35,15 +30,11 @@ def summary(directory: Path, metrics: Mapping[str, Any]) -> str:
     rows = [
         [split, *(f"{of[name]:.4f}" if name in of else "-" for name in names)] for split, of in splits.items()
     ]
-    return "\n".join(
-        [
-            "The best checkpoint in evaluation mode:",
-            rendered(["split", *names], rows),
-            f"{metrics['epochs']} epochs, {metrics['seconds']:.0f} s, "
-            f"{metrics['images_per_second']:,.0f} images/s, {metrics['parameters']:,} parameters, "
-            f"seed {metrics['seed']}",
-            f"Everything is in {directory}",
-        ]
+    return (
+        f"The best checkpoint in evaluation mode:\n{rendered(['split', *names], rows)}\n"
+        f"{metrics['epochs']} epochs, {metrics['seconds']:.0f} s, "
+        f"{metrics['images_per_second']:,.0f} images/s, {metrics['parameters']:,} parameters, "
+        f"seed {metrics['seed']}\nEverything is in {directory}"
     )
 
 
@@ -59,7 +50,6 @@ def rendered(headings: list[str], rows: list[list[str]], texts: int = 1) -> str:
         table.add_column(Text(printable(heading)), justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(cell, most=2000)) for cell in row))
-    console = Console(file=io.StringIO())
-    with console.capture() as capture:
-        console.print(table)
-    return capture.get().rstrip("\n")
+    output = io.StringIO()
+    Console(file=output).print(table)
+    return output.getvalue().rstrip("\n")

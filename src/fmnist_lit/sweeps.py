@@ -1,7 +1,5 @@
 """Sweeps: one folder for all jobs; started again with a name, they do what is missing; cores are shared."""
 
-import json
-import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -10,12 +8,12 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from pydantic import BaseModel, ValidationError
 
+from fmnist_lit.build import RULES
 from fmnist_lit.config import INCIDENTAL, check_whole, decisive, differences, read_config
 from fmnist_lit.errors import Occupied, UsageError, UserError
 from fmnist_lit.files import LOCK, is_locked, write_json
-
-log = logging.getLogger(__name__)
 
 SWEEP_FILE = "sweep.json"
 OF_ALL_JOBS = ("name", "output_dir")
@@ -41,9 +39,9 @@ def gather_jobs(config: DictConfig) -> None:
                 f"{override.input_line}: a sweep has one {key}, and its jobs are numbered folders below it. "
                 f"Give one {key} or none; the table at the end says in which keys jobs differ."
             )
-    folder = OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"]  # type: ignore[call-overload, index]
-    parts = Path(str(folder)).parts
-    if "job.num}" not in str(folder) or ".." in parts or Path(str(folder)).is_absolute():
+    unresolved: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+    folder = Path(str(unresolved["subdir"]))
+    if "job.num}" not in str(folder) or ".." in folder.parts or folder.is_absolute():
         raise UsageError(
             f"hydra.sweep.subdir={folder}: it must be a folder below the sweep's and hold "
             "${hydra:job.num}, so that no two jobs share it."
@@ -51,6 +49,25 @@ def gather_jobs(config: DictConfig) -> None:
     whole = str(Path(config.hydra.sweep.dir).absolute()).replace("'", r"\'").replace("${", r"\${")
     with read_write(config.hydra), open_dict(config.hydra):
         config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{whole}'")
+
+
+class SweepRecord(BaseModel):
+    """What a sweep was started with: its overrides, and the config without what is swept."""
+
+    model_config = RULES
+
+    overrides: list[str]
+    config: dict[str, Any]
+
+    def changes(self, now: "SweepRecord") -> list[str]:
+        """Say in what another start differs."""
+        gone = [f"{item} was there" for item in self.overrides if item not in now.overrides]
+        new = [f"{item} is new" for item in now.overrides if item not in self.overrides]
+        if gone or new:
+            return gone + new
+        if self.overrides != now.overrides:  # jobs are numbered by it
+            return [f"the order was {' '.join(self.overrides)}"]
+        return differences(self.config, now.config)
 
 
 def begin_sweep(directory: Path, name: str, overrides: Sequence[str], config: Mapping[str, Any]) -> None:
@@ -62,56 +79,32 @@ def begin_sweep(directory: Path, name: str, overrides: Sequence[str], config: Ma
 
     Raises:
         UsageError: another sweep has that name; the message says what differs.
+        UserError: the file that says it is damaged.
     """
     swept = [item for item in overrides if not item.startswith("hydra") and key_of(item) not in INCIDENTAL]
-    now: dict[str, Any] = {"overrides": swept, "config": decisive(config)}
+    now = SweepRecord(overrides=swept, config=decisive(config))
     file = directory / SWEEP_FILE
     if not file.exists():
         directory.mkdir(parents=True, exist_ok=True)
-        write_json(file, now)
+        write_json(file, now.model_dump())
         return
-    before = read_sweep(file)
-    changes = [f"{item} was there" for item in before["overrides"] if item not in now["overrides"]]
-    changes += [f"{item} is new" for item in now["overrides"] if item not in before["overrides"]]
-    if not changes and before["overrides"] != now["overrides"]:  # jobs are numbered by it
-        changes = [f"the order was {' '.join(before['overrides'])}"]
-    changes = changes or differences(before["config"], now["config"])
+    try:
+        changes = SweepRecord.model_validate_json(file.read_bytes()).changes(now)
+    except ValidationError as error:
+        raise UserError(
+            f"{file} is damaged. If the command is the same as before, delete the file and go on: "
+            "each job is held against its own config."
+        ) from error
     if changes:
         raise UsageError(f"name={name}: a sweep of that name ran with another command: {'; '.join(changes)}.")
     wait_for_jobs(directory)
 
 
-def read_sweep(file: Path) -> dict[str, Any]:
-    """Read what a sweep was started with.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    try:
-        kept = json.loads(file.read_bytes())
-        texts = all(isinstance(item, str) for item in kept["overrides"])
-        if texts and isinstance(kept["overrides"], list) and isinstance(kept["config"], dict):
-            return dict(kept)
-    except (ValueError, TypeError, KeyError, RecursionError):
-        pass  # whatever is wrong with it, the way on is the same
-    raise UserError(
-        f"{file} is damaged. If the command is the same as before, delete the file and go on: "
-        "each job is held against its own config."
-    )
-
-
 def wait_for_jobs(sweep: Path) -> None:
     """Give jobs that are still going on a little time to end."""
     deadline = time.monotonic() + WAIT_S
-    while time.monotonic() < deadline and any(
-        is_going_on(config.parent) for config in sweep.glob("**/config.yaml")
-    ):
+    while time.monotonic() < deadline and any(map(is_locked, sweep.glob(f"**/{LOCK}"))):
         time.sleep(0.2)
-
-
-def is_going_on(run: Path) -> bool:
-    """Whether another process trains in a run directory."""
-    return is_locked(run / LOCK)
 
 
 def key_of(override: str) -> str:

@@ -20,30 +20,66 @@ from fmnist_lit.plots import SAMPLES, confusion_matrix_plot, sample_plot
 log = logging.getLogger(__name__)
 
 
-def log_run(
-    trainer: L.Trainer,
-    classifier: Classifier,
-    data: DataModule,
-    config: Mapping[str, Any],
-    choices: Mapping[str, str],
-    metrics: Mapping[str, Any],
-    outputs: "TestOutputs",
-) -> None:
-    """Complete the events of a finished run, if it has a TensorBoard logger.
+class FinalEvents(L.Callback):
+    """Keeps what the test shows, and completes the events of a finished run with it.
 
     Args:
-        choices: the option chosen of each config group, as "model": "cnn_c".
-        metrics: what metrics.json holds.
-        outputs: what the model said of the test set.
+        config: of the run.
+        outputs: of the model.
     """
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            log_graph(logger, classifier, data)
-            text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
-            logger.experiment.add_text("config", "```yaml\n" + text + "```")
-            logger.log_hyperparams(hyperparameters(config, choices), final_metrics(metrics))
-            log_plots(logger, data, outputs, trainer.current_epoch)
-            logger.finalize("success")
+
+    def __init__(self, config: Mapping[str, Any], outputs: int) -> None:
+        self.config = config
+        self.confusion = MulticlassConfusionMatrix(outputs)
+        self.predicted: list[int] = []
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count a batch's answers, if it is one of the test set; keep those to the first images."""
+        loaders: Any = trainer.test_dataloaders
+        if list(loaders)[dataloader_idx] != "test":
+            return
+        self.confusion.to(pl_module.device).update(outputs.argmax(1), batch[1])
+        self.predicted += outputs[: max(0, SAMPLES - len(self.predicted))].argmax(1).tolist()
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Add up what all processes have counted."""
+        self.counts = self.confusion.compute().cpu().numpy()
+
+    def write(self, trainer: L.Trainer, classifier: Classifier, metrics: Mapping[str, Any]) -> None:
+        """Log graph, config, final metrics and figures, if the run has a TensorBoard logger.
+
+        Args:
+            metrics: what metrics.json holds.
+        """
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                log_graph(logger, classifier, data)
+                text = OmegaConf.to_yaml(OmegaConf.create(dict(self.config)))
+                logger.experiment.add_text("config", "```yaml\n" + text + "```")
+                columns = metrics["choices"] | plain_values(self.config)
+                logger.log_hyperparams(columns, final_metrics(metrics))
+                self.log_figures(logger, data, trainer.current_epoch)
+                logger.finalize("success")
+
+    def log_figures(self, logger: TensorBoardLogger, data: DataModule, step: int) -> None:
+        """Log the test set's confusion matrix and the first images with their predictions."""
+        images, labels = (part[: len(self.predicted)].cpu().numpy() for part in data.splits["test"])
+        names, writer = data.images.classes, logger.experiment
+        classes = (*names, *map(str, range(len(names), len(self.counts))))  # a model may have more outputs
+        matrix = confusion_matrix_plot(self.counts, classes)
+        writer.add_figure("test/confusion_matrix", matrix, step)
+        heading = "Test images with the predicted class"
+        samples = sample_plot(images, labels, np.array(self.predicted), classes, heading=heading)
+        writer.add_figure("test/predictions", samples, step)
 
 
 def log_graph(logger: TensorBoardLogger, classifier: Classifier, data: DataModule) -> None:
@@ -58,14 +94,13 @@ def log_graph(logger: TensorBoardLogger, classifier: Classifier, data: DataModul
             log.warning("TensorBoard gets no graph of this model: %s", error)
 
 
-def hyperparameters(config: Mapping[str, Any], choices: Mapping[str, str]) -> dict[str, Any]:
-    """Return the columns of the HPARAMS tab: choices and plain values, without class paths."""
-    values = {
+def plain_values(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config's columns of the HPARAMS tab: plain values, without class paths."""
+    return {
         key: value if isinstance(value, bool | int | float | str) else str(value)
         for key, value in leaves(config)
         if not key.endswith("_target_")
     }
-    return dict(choices) | values
 
 
 def final_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -79,55 +114,3 @@ def final_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
         for part in ("train", "val", "test")
         for name in ("loss", "accuracy")
     }
-
-
-class TestOutputs(L.Callback):
-    """Keeps what the figures of the test set show: the confusion matrix and the first predictions.
-
-    Args:
-        classes: outputs of the model.
-    """
-
-    def __init__(self, classes: int) -> None:
-        self.confusion = MulticlassConfusionMatrix(classes)
-        self.predicted: list[int] = []
-
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Count where the model answers."""
-        self.confusion.to(pl_module.device)
-
-    def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Count a batch's answers, if it is one of the test set."""
-        loaders: Any = trainer.test_dataloaders
-        if list(loaders)[dataloader_idx] != "test":
-            return
-        self.confusion.update(outputs.argmax(1), batch[1])
-        self.predicted += outputs[: max(0, SAMPLES - len(self.predicted))].argmax(1).tolist()
-
-    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Add up what all processes have counted."""
-        self.counts = self.confusion.compute().cpu().numpy()
-
-
-def log_plots(logger: TensorBoardLogger, data: DataModule, outputs: TestOutputs, step: int) -> None:
-    """Log the test set's confusion matrix and the first images with their predictions."""
-    images, labels = (part[: len(outputs.predicted)].cpu().numpy() for part in data.splits["test"])
-    names, writer = data.images.classes, logger.experiment
-    classes = (*names, *map(str, range(len(names), len(outputs.counts))))  # a model may have more outputs
-    writer.add_figure("test/confusion_matrix", confusion_matrix_plot(outputs.counts, classes), step)
-    samples = sample_plot(
-        images,
-        labels,
-        np.array(outputs.predicted),
-        classes,
-        heading="Test images with the predicted class",
-    )
-    writer.add_figure("test/predictions", samples, step)

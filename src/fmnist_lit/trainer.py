@@ -5,19 +5,28 @@ import math
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelCheckpoint, ProgressBar, Timer
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    Checkpoint,
+    LearningRateFinder,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ProgressBar,
+    Timer,
+)
 from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from fmnist_lit.build import build, checked, locate, trainer_arguments
-from fmnist_lit.callbacks import History, ResumeCheckpoint, StopWhenDiverged
+from fmnist_lit.build import build, build_group, checked, locate, trainer_arguments
+from fmnist_lit.callbacks import History, ResumeCheckpoint
 from fmnist_lit.checkpoints import AtomicCheckpointIO
 from fmnist_lit.config import has_validation
 from fmnist_lit.distributed import is_started
@@ -46,10 +55,32 @@ STEP_CALLBACKS = (
 PER_EPOCH = (ProgressBar, ModelCheckpoint, Timer)
 # Those that change what a config describes, and what does the same here.
 ELSEWHERE = {
-    "BatchSizeFinder": "try sizes with -m data.batch_size=32,64,128",
-    "LearningRateFinder": "try rates with -m optim.lr=0.001,0.01 or scripts/tune.py",
+    BatchSizeFinder: "try sizes with -m data.batch_size=32,64,128",
+    LearningRateFinder: "try rates with -m optim.lr=0.001,0.01 or scripts/tune.py",
 }
 BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
+# What Lightning warns of, and is no fault here.
+NO_FAULTS = (
+    "exists and is not empty",  # a resumed run finds its own checkpoints
+    "does not have many workers",  # the images lie on the device, where no workers help
+    "could not find the monitored key",  # an epoch that is cut short has no validation
+    "conditioned on metric",  # likewise; where there is validation the run ends
+    r"module\(s\) in eval mode",  # normalization of a part that is frozen
+    "smaller than the logging interval",  # nothing is logged in a step
+    "across ranks is zero",  # there may be no validation data
+)
+# A run that goes on without all of its state is another run.
+LOSSES = ("won't be reloaded", "callbacks used to create the checkpoint")
+
+
+class NoProfiler(PassThroughProfiler):
+    """Lightning's profiler that measures nothing, in a fifth of its time: it is asked for in every hook."""
+
+    NOTHING: ClassVar = nullcontext()
+
+    def profile(self, action_name: str) -> nullcontext[None]:  # type: ignore[override]
+        """Measure nothing."""
+        return self.NOTHING
 
 
 def quiet_lightning() -> None:
@@ -62,17 +93,8 @@ def quiet_lightning() -> None:
     logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # a report that was asked for
     for category in (DeprecationWarning, FutureWarning):
         warnings.filterwarnings("ignore", category=category, module=r"lightning\.")
-    # A resumed run finds its own checkpoints; its images lie on the device, where no workers help.
-    warnings.filterwarnings("ignore", message=".*(exists and is not empty|does not have many workers).*")
-    # A run that goes on without all of its state is another run.
-    for loss in ("won't be reloaded", "callbacks used to create the checkpoint"):
-        warnings.filterwarnings("error", message=f"(?s).*{loss}.*")
-    # An epoch that is cut short has no validation; then the last epoch is tested.
-    warnings.filterwarnings("ignore", message=".*could not find the monitored key.*")
-    # Normalization of a part that is frozen is in evaluation mode.
-    warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode.*")
-    # Nothing is logged in a step, so its interval does not matter; there may be no validation data.
-    warnings.filterwarnings("ignore", message=".*(smaller than the logging interval|across ranks is zero).*")
+    warnings.filterwarnings("ignore", message=f"(?s).*({'|'.join(NO_FAULTS)})")
+    warnings.filterwarnings("error", message=f"(?s).*({'|'.join(LOSSES)})")
 
 
 def accelerator(settings: Mapping[str, Any]) -> str:
@@ -82,14 +104,14 @@ def accelerator(settings: Mapping[str, Any]) -> str:
         UserError: there are fewer GPUs than ``trainer.devices`` says.
     """
     named, wanted = settings.get("accelerator", "auto"), settings.get("devices", 1)
+    found = torch.cuda.device_count()
+    if named == "auto" and not found:
+        return "cpu"
     if named not in ("auto", "gpu", "cuda"):
         return str(named)
-    found = torch.cuda.device_count()
-    if not found and named == "auto":
-        return "cpu"
     if not found:
         raise UserError("trainer=gpu: PyTorch sees no CUDA device here. Choose trainer=auto or trainer=cpu.")
-    if isinstance(wanted, int) and found < wanted:
+    if found < wanted:
         raise UserError(
             f"trainer.devices={wanted}: PyTorch sees {found} CUDA devices here. Choose fewer, or the CPU: "
             "trainer.accelerator=cpu."
@@ -97,15 +119,17 @@ def accelerator(settings: Mapping[str, Any]) -> str:
     return "gpu"
 
 
-def needs_single_steps(settings: Mapping[str, Any], callbacks: Sequence[L.Callback]) -> list[str]:
+def needs_single_steps(config: Mapping[str, Any], callbacks: Sequence[L.Callback]) -> list[str]:
     """Name the flags and callbacks of a config that only Lightning's own single steps obey."""
+    settings, nodes = config["trainer"], config["callbacks"]
     flags = [
         f"trainer.{name}"
         for name, off in OF_SINGLE_STEPS.items()
         if name in settings and not is_one_of(settings[name], off)
     ]
-    kinds = {type(callback) for callback in callbacks}
-    return flags + sorted(kind.__name__ for kind in kinds if kind.__name__ in STEP_CALLBACKS)
+    kinds = {type(callback).__name__ for callback in callbacks} & set(STEP_CALLBACKS)
+    counting = [name for name, node in nodes.items() if node and node.get("every_n_train_steps")]
+    return flags + sorted(kinds) + [f"callbacks.{name}.every_n_train_steps" for name in counting]
 
 
 def is_one_of(value: Any, known: Sequence[Any]) -> bool:
@@ -129,14 +153,7 @@ def steps_per_execution(config: Mapping[str, Any], callbacks: Sequence[L.Callbac
         UsageError: more than one, and a flag or callback obeys single steps only.
     """
     named = config["steps_per_execution"]
-    single = needs_single_steps(config["trainer"], callbacks)
-    single += [
-        f"callbacks.{name}.every_n_train_steps"
-        for name, node in config["callbacks"].items()
-        if node and node.get("every_n_train_steps")
-    ]
-    for kind in {type(callback).__name__ for callback in callbacks} & set(ELSEWHERE):
-        raise UsageError(f"{kind} changes what a config says, which is a run's record: {ELSEWHERE[kind]}.")
+    single = needs_single_steps(config, callbacks)
     if named == "auto":
         several = max(1, GROUP_IMAGES // config["data"]["batch_size"])
         return 1 if single or any(map(looks_at_batches, callbacks)) else several
@@ -151,6 +168,9 @@ def build_callbacks(config: Mapping[str, Any], **facts: Any) -> list[L.Callback]
     """Build the callbacks of a config.
 
     A progress bar is only for a terminal, a best checkpoint only where a metric chooses one.
+
+    Raises:
+        UsageError: one changes what the config says.
     """
     nodes = {name: dict(node) for name, node in config["callbacks"].items() if node is not None}
     best = nodes.get("best", {})
@@ -161,6 +181,11 @@ def build_callbacks(config: Mapping[str, Any], **facts: Any) -> list[L.Callback]
     for name, node in nodes.items():
         set_mode(node, f"callbacks.{name}", config["metrics"])
     built = [build(node, f"callbacks.{name}", **facts) for name, node in nodes.items()]
+    for kind, instead in ELSEWHERE.items():
+        if any(isinstance(one, kind) for one in built):
+            raise UsageError(
+                f"{kind.__name__} changes what a config says, which is a run's record: {instead}."
+            )
     if not any(isinstance(one, ResumeCheckpoint) for one in built):  # without it a run ends with no weights
         built.append(ResumeCheckpoint(math.inf, **facts))
     return built
@@ -177,10 +202,10 @@ def set_mode(node: dict[str, Any], key: str, metrics: Mapping[str, Any]) -> None
         return
     metric = metrics.get(monitor.partition("_")[2])
     better = getattr(locate(metric["_target_"]), "higher_is_better", None) if metric else None
-    if better is not None:
+    if better is None:
+        node["mode"] = mode_of(monitor, f"+{key}.")
+    else:
         node["mode"] = "max" if better else "min"
-        return
-    node["mode"] = mode_of(monitor, f"+{key}.")
 
 
 def try_trainer(config: Mapping[str, Any]) -> None:
@@ -217,42 +242,38 @@ def trainer_faults() -> Iterator[None]:
     """Turn what Lightning says of its Trainer's arguments into a message."""
     try:
         yield
-    except (MisconfigurationException, ValueError, TypeError) as error:
+    except (MisconfigurationException, ModuleNotFoundError, ValueError, TypeError) as error:
         raise UsageError(f"trainer: {' '.join(str(error).split())}") from error
 
 
 def build_trainer(
-    config: Mapping[str, Any], directory: Path, callbacks: Sequence[L.Callback], history: History, steps: int
+    config: Mapping[str, Any], directory: Path, callbacks: Sequence[L.Callback], history: History
 ) -> L.Trainer:
-    """Build the Trainer with its callbacks and loggers.
-
-    Args:
-        steps: to a call of ``training_step``; of more than one, the classifier clips gradients itself.
+    """Build the Trainer with its callbacks and loggers; the classifier clips gradients itself.
 
     Raises:
         UserError: there is no such device, or it cannot do what is asked.
     """
-    settings = dict(config["trainer"]) | {"accelerator": accelerator(config["trainer"])}
+    bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+    settings: dict[str, Any] = {"enable_progress_bar": bar, "enable_model_summary": False}
+    settings |= config["trainer"]
+    settings |= {"gradient_clip_val": None, "gradient_clip_algorithm": None}
+    settings["accelerator"] = accelerator(settings)
     require_precision(settings)
-    if steps > 1:
-        settings |= {"gradient_clip_val": None, "gradient_clip_algorithm": None}
     plugins: list[Any] = [AtomicCheckpointIO()]
     if not is_started(config):
         # Lightning has taken it from a cluster's variables, which number runs here; it sees one device.
         rank_zero_only.rank = 0  # type: ignore[attr-defined]
         plugins.append(LightningEnvironment())
-    nodes = {name: node for name, node in config["logger"].items() if node is not None}
-    bar = any(type(callback).__name__.endswith("ProgressBar") for callback in callbacks)
     last = [callback for callback in callbacks if isinstance(callback, Checkpoint)]
     last.sort(key=lambda callback: isinstance(callback, ResumeCheckpoint))  # it saves what the others know
     others = [callback for callback in callbacks if callback not in last]
-    settings = {"enable_progress_bar": bar, "enable_model_summary": False} | settings
     arguments = checked(trainer_arguments(), settings, "trainer.")
     with trainer_faults():
         return L.Trainer(
-            **arguments,
-            logger=[build(node, f"logger.{name}", save_dir=str(directory)) for name, node in nodes.items()],
-            callbacks=[StopWhenDiverged(), *others, history, *last],
+            **arguments | {"profiler": arguments.get("profiler") or NoProfiler()},
+            logger=list(build_group(config, "logger", save_dir=str(directory)).values()),
+            callbacks=[*others, history, *last],
             plugins=plugins,
             default_root_dir=str(directory),
         )

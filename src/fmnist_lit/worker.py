@@ -1,32 +1,18 @@
 """One of the processes that train together: python -m fmnist_lit.worker RUN, which ``elastic.py`` starts."""
 
 import os
-import signal
 import sys
-import threading
-import time
 from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-
-def end_with_launcher() -> None:
-    """Treat the launcher's end, however it comes, as SIGTERM: finish the step, save, end."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, daemon=True).start()
+from fmnist_lit.interrupt import Interrupted, follow_parent
 
 
 def main() -> int:
     """Train, and return the exit status."""
-    end_with_launcher()  # before the seconds that the imports take
+    follow_parent(os.getppid())  # before the seconds that the imports take
     from fmnist_lit.config import read_config, read_origin
-    from fmnist_lit.interrupt import Interrupted
     from fmnist_lit.logs import log_to_console
     from fmnist_lit.run import run
 

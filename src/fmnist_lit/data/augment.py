@@ -71,8 +71,15 @@ def transformed(
     return sampled.squeeze(1)
 
 
+class MayBeOff:
+    """A change that is left out where all of its numbers are 0: it would change nothing."""
+
+    def __bool__(self) -> bool:
+        return any(value for value in vars(self).values() if not isinstance(value, str))
+
+
 @dataclass(frozen=True)
-class RandomAffine:
+class RandomAffine(MayBeOff):
     """Mirrors, scales, turns and shifts each image in its own way, in one interpolation.
 
     Args:
@@ -89,9 +96,6 @@ class RandomAffine:
     zoom: Share = 0.0
     fill: Literal["black", "nearest"] = "black"
 
-    def __bool__(self) -> bool:
-        return any((self.shift, self.flip, self.rotation, self.zoom))
-
     def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Changed:
         """Change the images."""
         n = len(images)
@@ -104,13 +108,10 @@ class RandomAffine:
 
 
 @dataclass(frozen=True)
-class GaussianNoise:
+class GaussianNoise(MayBeOff):
     """Adds normal noise to each pixel; ``std`` is of pixels in [0, 1]."""
 
     std: NotNegative
-
-    def __bool__(self) -> bool:
-        return self.std > 0
 
     def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Changed:
         """Change the images."""
@@ -119,13 +120,10 @@ class GaussianNoise:
 
 
 @dataclass(frozen=True)
-class RandomErasing:
+class RandomErasing(MayBeOff):
     """Blackens a rectangle of an image with some probability (Zhong et al. 2020)."""
 
     probability: Probability
-
-    def __bool__(self) -> bool:
-        return self.probability > 0
 
     def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Changed:
         """Change the images."""

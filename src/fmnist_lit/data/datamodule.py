@@ -1,6 +1,7 @@
 """The LightningDataModule: split, device, and a loader for each split."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import lightning as L
@@ -15,6 +16,7 @@ from fmnist_lit.data.split import limited, split
 from fmnist_lit.errors import UsageError
 
 
+@dataclass(eq=False, repr=False)
 class DataModule(L.LightningDataModule):
     """Training, validation and test batches of one data set that lies whole on the training device.
 
@@ -37,35 +39,25 @@ class DataModule(L.LightningDataModule):
         world_size: of them.
     """
 
-    def __init__(
-        self,
-        images: Images,
-        batch_size: Count,
-        eval_batch_size: Count,
-        val_fraction: Share,
-        split_seed: Seed,
-        normalization: Literal["standard", "unit", "none"],
-        log_test_every_epoch: bool = False,
-        train_subset: Annotated[int, Field(ge=10, multiple_of=10)] | None = None,
-        folds: Annotated[int, Field(ge=2, le=1000)] | None = None,
-        fold: Natural = 0,
-        augment_validation: bool = False,
-        seed: int = 0,
-        augmentations: Sequence[Change] = (),
-        steps_per_execution: int = 1,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
+    images: Images
+    batch_size: Count
+    eval_batch_size: Count
+    val_fraction: Share
+    split_seed: Seed
+    normalization: Literal["standard", "unit", "none"]
+    log_test_every_epoch: bool = False
+    train_subset: Annotated[int, Field(ge=10, multiple_of=10)] | None = None
+    folds: Annotated[int, Field(ge=2, le=1000)] | None = None
+    fold: Natural = 0
+    augment_validation: bool = False
+    seed: int = 0
+    augmentations: Sequence[Change] = ()
+    steps_per_execution: int = 1
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self.images = images
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.val_fraction, self.split_seed = val_fraction, split_seed
-        self.folds, self.fold = folds, fold
-        self.normalization, self.log_test_every_epoch = normalization, log_test_every_epoch
-        self.train_subset, self.seed = train_subset, seed
-        self.augmentations, self.augment_validation = augmentations, augment_validation
-        self.steps_per_execution = steps_per_execution
-        self.rank, self.world_size = rank, world_size
         self.splits: dict[str, Batch] = {}
         self.loader: TrainLoader | None = None
         self.place = {"handed_out": 0}  # in the epoch, of a run that goes on
@@ -104,21 +96,29 @@ class DataModule(L.LightningDataModule):
         """Return the trainer's epoch, 0 without a trainer."""
         return self.trainer.current_epoch if self.trainer else 0
 
+    def batches(self, split: str, batch_size: int, **others: Any) -> BatchLoader:
+        """Return a split's batches, by the facts that all splits share."""
+        return BatchLoader(
+            *self.splits[split],
+            batch_size,
+            self.normalization,
+            epoch=self.epoch,
+            rank=self.rank,
+            world_size=self.world_size,
+            statistics=self.images.statistics,
+            **others,
+        )
+
     def train_dataloader(self) -> TrainLoader:
         """Return shuffled training batches, another order each epoch."""
         # Lightning: the same batches each epoch.
         fixed = bool(self.trainer and self.trainer.overfit_batches)  # type: ignore[attr-defined]
-        batches = BatchLoader(
-            *self.splits["train"],
+        batches = self.batches(
+            "train",
             self.batch_size,
-            self.normalization,
             shuffle_seed=None if fixed else self.seed,
-            epoch=self.epoch,
             augmentations=self.augmentations,
             augmentation_seed=self.seed,
-            rank=self.rank,
-            world_size=self.world_size,
-            statistics=self.images.statistics,
         )
         self.loader = TrainLoader(batches, self.steps_per_execution)
         self.loader.load_state_dict(self.place)
@@ -138,31 +138,23 @@ class DataModule(L.LightningDataModule):
 
     def evaluation_loader(self, split: str, augmentations: Sequence[Change] = ()) -> BatchLoader:
         """Return a split's batches ("train", "val" or "test") in their fixed order."""
-        return BatchLoader(
-            *self.splits[split],
-            self.eval_batch_size,
-            self.normalization,
-            epoch=self.epoch,
-            augmentations=augmentations,
-            augmentation_seed=self.seed + 2**32,  # not the changes of any seed's training images
-            rank=self.rank,
-            world_size=self.world_size,
-            statistics=self.images.statistics,
-        )
+        seed = self.seed + 2**32  # not the changes of any seed's training images
+        return self.batches(split, self.eval_batch_size, augmentations=augmentations, augmentation_seed=seed)
 
     def val_dataloader(self) -> dict[str, BatchLoader]:
         """Return what is evaluated after every epoch, by name."""
-        watched = ["val", "test"] if self.log_test_every_epoch else ["val"]
-        changed = {"val": self.augmentations} if self.augment_validation else {}
-        return {
-            name: self.evaluation_loader(name, changed.get(name, ()))
-            for name in watched
-            if name in self.splits
-        }
+        watched = {"val": self.augmentations if self.augment_validation else ()}
+        if self.log_test_every_epoch:
+            watched["test"] = ()
+        return {name: self.evaluation_loader(name, watched[name]) for name in watched if name in self.splits}
 
     def test_dataloader(self) -> dict[str, BatchLoader]:
         """Return what is evaluated at the end, by name: all splits, as they are."""
         return {name: self.evaluation_loader(name) for name in self.splits}
+
+    def predict_dataloader(self) -> BatchLoader:
+        """Return the test images, for ``Trainer.predict``."""
+        return self.evaluation_loader("test")
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Do nothing: the images already lie on the training device."""

@@ -5,9 +5,9 @@ import logging
 import math
 import os
 import socket
+import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 SIDE = 28
 MOST = 1_000_000  # images of a file: whatever a header claims, no more is read
+UNREADABLE = (OSError, EOFError, zlib.error)  # what a file raises, compressed or not
 GZIP, UNSIGNED_BYTES = b"\x1f\x8b", 8
 TIMEOUT_S = 30  # of one answer of a mirror
 IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
@@ -158,95 +159,72 @@ def read_folder(folder: Path) -> Iterator[torch.Tensor]:
         UsageError: one is missing, or damaged, or not for the other.
     """
     for images_file, labels_file in (FILES[:2], FILES[2:]):
-        images = read_idx(named(folder, images_file), 3)
-        path = named(folder, labels_file)
-        labels = read_idx(path, 1)
+        images, labels = read_idx(folder, images_file, 3), read_idx(folder, labels_file, 1)
         if len(images) != len(labels):
-            raise UsageError(f"{path} holds {len(labels)} labels for {len(images)} images.")
+            raise UsageError(f"{folder}: {labels_file} holds {len(labels)} labels for {len(images)} images.")
         yield images
         yield labels
 
 
-def named(folder: Path, file: str) -> Path:
-    """Return the path of a file.
-
-    Raises:
-        UsageError: it is missing.
-    """
-    found = candidates(folder, file)
-    if not found:
-        raise UsageError(f"{folder} holds neither {file} nor {file}.gz.")
-    return found[0]
-
-
-def read_idx(path: Path, dimensions: int) -> torch.Tensor:
+def read_idx(folder: Path, name: str, dimensions: int) -> torch.Tensor:
     """Read a file of unsigned bytes: images of (n, 28, 28) or labels of (n,).
 
     Args:
         dimensions: 3 or 1.
 
     Raises:
-        UsageError: it is something else, or damaged; the message says what is wrong.
+        UsageError: it is missing, something else, or damaged; the message says what is wrong.
     """
+    path = next(iter(candidates(folder, name)), None)
+    if path is None:
+        raise UsageError(f"{folder} holds neither {name} nor {name}.gz.")
     try:
         with opened(path) as file:
             return parse_idx(file, dimensions)
     except ValueError as error:
         raise UsageError(f"{path} {error}") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    except UNREADABLE as error:
+        raise UsageError(f"{path} cannot be read: {reason(error)}") from error
+
+
+def opened(path: Path) -> BinaryIO:
+    """Open a file, compressed or not, whatever its name says."""
+    with path.open("rb") as file:
+        compressed = file.read(len(GZIP)) == GZIP
+    return gzip.open(path) if compressed else path.open("rb")  # type: ignore[return-value]
+
+
+def reason(error: Exception) -> object:
+    """Return why a file cannot be read, without its name."""
+    return getattr(error, "strerror", None) or getattr(error, "reason", None) or error
 
 
 def parse_idx(file: BinaryIO, dimensions: int) -> torch.Tensor:
     """Turn an open IDX file into uint8 of its shape; no more is read than its header claims.
 
     Raises:
-        ValueError: it is no such file; the message says what it is or holds.
+        ValueError: it is no data set's; the message says what it is or holds.
     """
-    shape = read_header(file, dimensions)
+    header = file.read(4 + 4 * dimensions)
+    if len(header) < 4 or header[:2] != b"\0\0":
+        raise ValueError("is no IDX file.")
+    if header[2] != UNSIGNED_BYTES:
+        raise ValueError("holds other numbers than unsigned bytes.")
+    if header[3] != dimensions:
+        raise ValueError(f"has {header[3]} dimensions; images have 3, labels 1.")
+    if len(header) < 4 + 4 * dimensions:
+        raise ValueError("is damaged: its header is cut off.")
+    count, *sides = shape = struct.unpack(f">{dimensions}I", header[4:])
+    if sides not in ([], [SIDE, SIDE]):
+        raise ValueError(f"holds images of {sides[0]}x{sides[1]}; networks here take {SIDE}x{SIDE}.")
+    if not 0 < count <= MOST:
+        raise ValueError(f"claims {count:,} images or labels; there may be 1 to {MOST:,}.")
     expected = math.prod(shape)
     content = file.read(expected + 1)
     if len(content) != expected:
         held = "more" if len(content) > expected else f"{len(content):,}"
         raise ValueError(f"is damaged: its header claims {expected:,} bytes, and it holds {held}.")
     return torch.frombuffer(bytearray(content), dtype=torch.uint8).view(shape)
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
-    """Open a file, compressed or not, whatever its name says."""
-    with path.open("rb") as file:
-        compressed = file.read(len(GZIP)) == GZIP
-        file.seek(0)
-        if not compressed:
-            yield file
-            return
-        with gzip.open(file) as unpacked:
-            yield unpacked  # type: ignore[misc]
-
-
-def read_header(file: BinaryIO, dimensions: int) -> list[int]:
-    """Return the shape of what follows.
-
-    Raises:
-        ValueError: it is no data set's.
-    """
-    start = file.read(4)
-    if len(start) < 4 or start[:2] != b"\0\0":
-        raise ValueError("is no IDX file.")
-    if start[2] != UNSIGNED_BYTES:
-        raise ValueError("holds other numbers than unsigned bytes.")
-    if start[3] != dimensions:
-        raise ValueError(f"has {start[3]} dimensions; images have 3, labels 1.")
-    sizes = file.read(4 * dimensions)
-    if len(sizes) < 4 * dimensions:
-        raise ValueError("is damaged: its header is cut off.")
-    shape = [int.from_bytes(sizes[i : i + 4], "big") for i in range(0, len(sizes), 4)]
-    if shape[1:] not in ([], [SIDE, SIDE]):
-        raise ValueError(f"holds images of {shape[1]}x{shape[2]}; networks here take {SIDE}x{SIDE}.")
-    if not 0 < shape[0] <= MOST:
-        raise ValueError(f"claims {shape[0]:,} images or labels; there may be 1 to {MOST:,}.")
-    return shape
 
 
 def statistics(images: torch.Tensor, where: str) -> tuple[float, float]:

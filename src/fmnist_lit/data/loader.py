@@ -6,6 +6,7 @@ sample into a tensor, and it makes the order a function of seed and epoch alone.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -25,15 +26,10 @@ def normalize(
         normalization: "standard" (zero mean, unit deviation), "unit" ([0, 1]) or "none".
         statistics: mean and standard deviation of pixels in [0, 1], of the data set; for "standard".
     """
-    scale, offset = scale_and_offset(normalization, statistics)
-    return images.unsqueeze(1).to(torch.float32, copy=True).mul_(scale).sub_(offset)
-
-
-def scale_and_offset(normalization: str, statistics: tuple[float, float]) -> tuple[float, float]:
-    """Return what a pixel from 0 to 255 is multiplied with, and what is then subtracted."""
     mean, std = statistics
     known = {"standard": (1 / (255 * std), mean / std), "unit": (1 / 255, 0.0), "none": (1.0, 0.0)}
-    return known[normalization]
+    scale, offset = known[normalization]
+    return images.unsqueeze(1).to(torch.float32, copy=True).mul_(scale).sub_(offset)
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> torch.Tensor:
@@ -41,13 +37,6 @@ def epoch_order(count: int, seed: int, epoch: int) -> torch.Tensor:
     # Mixed, so that (seed 0, epoch 1) and (seed 1, epoch 0) are different orders.
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) & 0x7FFF_FFFF_FFFF_FFFF)
     return torch.randperm(count, generator=generator)
-
-
-def share_of(images: int, rank: int, world_size: int) -> slice:
-    """Return a process's part of a batch: sizes differ by one at most, the first ranks have more."""
-    least, more = divmod(images, world_size)
-    start = rank * least + min(rank, more)
-    return slice(start, start + least + (rank < more))
 
 
 class Shard(NamedTuple):
@@ -58,6 +47,7 @@ class Shard(NamedTuple):
     batch_size: int  # of the whole batch
 
 
+@dataclass(eq=False)
 class BatchLoader:
     """Iterates over (images, labels): float32 of (b, 1, 28, 28) and int64 of (b,).
 
@@ -75,26 +65,20 @@ class BatchLoader:
         statistics: of the data set's pixels.
     """
 
-    def __init__(
-        self,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        batch_size: int,
-        normalization: str,
-        shuffle_seed: int | None = None,
-        epoch: Callable[[], int] = lambda: 0,
-        augmentations: Sequence[Change] = (),
-        augmentation_seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        statistics: tuple[float, float] = (PIXEL_MEAN, PIXEL_STD),
-    ) -> None:
-        assert len(images) == len(labels) > 0
-        self.images, self.labels = images, labels
-        self.batch_size, self.normalization, self.statistics = batch_size, normalization, statistics
-        self.shuffle_seed, self.epoch = shuffle_seed, epoch
-        self.rank, self.world_size = rank, world_size
-        self.augmentations, self.augmentation_seed = augmentations, augmentation_seed
+    images: torch.Tensor
+    labels: torch.Tensor
+    batch_size: int
+    normalization: str
+    shuffle_seed: int | None = None
+    epoch: Callable[[], int] = lambda: 0
+    augmentations: Sequence[Change] = ()
+    augmentation_seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+    statistics: tuple[float, float] = (PIXEL_MEAN, PIXEL_STD)
+
+    def __post_init__(self) -> None:
+        assert len(self.images) == len(self.labels) > 0
 
     @property
     def numbers(self) -> range:
@@ -130,19 +114,17 @@ class BatchLoader:
             generator = batch_generator(images.device, self.augmentation_seed, self.epoch(), index)
             for augmentation in self.augmentations:
                 images, labels = augmentation(images, labels, generator)
-        if self.world_size == 1 or self.shuffle_seed is None:
-            return self.normalized(images), labels
-        share = share_of(size, self.rank, self.world_size)
-        return Shard(self.normalized(images[share]), labels[share], size)
-
-    def normalized(self, images: torch.Tensor) -> torch.Tensor:
-        """Return images as the model takes them."""
-        return normalize(images, self.normalization, self.statistics)
+        if self.world_size > 1 and self.shuffle_seed is not None:
+            # Sizes differ by one at most, the first ranks have more.
+            images, labels = (whole.tensor_split(self.world_size)[self.rank] for whole in (images, labels))
+            return Shard(normalize(images, self.normalization, self.statistics), labels, size)
+        return normalize(images, self.normalization, self.statistics), labels
 
 
 class Group:
     """Several batches, each made when it is asked for: just before its step, while it fits the cache."""
 
+    # No data class: Lightning would take it for a collection of tensors.
     def __init__(self, loader: BatchLoader, numbers: range, order: torch.Tensor | None) -> None:
         self.loader, self.numbers, self.order = loader, numbers, order
 
@@ -178,12 +160,11 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[Batch | Shard | Group]:
         self.handed_out, self.skip = self.skip, 0
-        order = self.batches.order()
+        order, numbers = self.batches.order(), range(self.steps)
         while self.handed_out < len(self):
             first = self.handed_out * self.steps_per_execution
-            numbers = range(first, min(first + self.steps_per_execution, self.steps))
             self.handed_out += 1
-            group = Group(self.batches, numbers, order)
+            group = Group(self.batches, numbers[first : first + self.steps_per_execution], order)
             yield group if self.steps_per_execution > 1 else next(iter(group))
 
     def state_dict(self) -> dict[str, int]:

@@ -9,19 +9,16 @@ import torch
 from torch import Generator, Tensor
 
 from fmnist_lit.constraints import NotNegative, Probability
-from fmnist_lit.data.augment import Changed
+from fmnist_lit.data.augment import Changed, MayBeOff
 
 LEVELS = 256  # of a pixel: skimage scales by the power of two that holds them
 
 
 @dataclass(frozen=True)
-class SaltAndPepper:
+class SaltAndPepper(MayBeOff):
     """Makes some pixels white or black, as many of the one as of the other on average."""
 
     amount: Probability
-
-    def __bool__(self) -> bool:
-        return self.amount > 0
 
     def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Changed:
         """Change the images."""
@@ -31,13 +28,10 @@ class SaltAndPepper:
 
 
 @dataclass(frozen=True)
-class Speckle:
+class Speckle(MayBeOff):
     """Adds to each pixel a normal multiple of itself: black stays black."""
 
     std: NotNegative
-
-    def __bool__(self) -> bool:
-        return self.std > 0
 
     def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Changed:
         """Change the images."""

@@ -11,23 +11,23 @@ import http.client
 import io
 import logging
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import urllib.request
-import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import torch
 from filelock import FileLock
 
-from fmnist_lit.constraints import Place
+from fmnist_lit.constraints import Text
 from fmnist_lit.data import idx
 from fmnist_lit.data.dataset import Images
-from fmnist_lit.errors import UsageError, UserError, exit_status, os_message
+from fmnist_lit.data.idx import UNREADABLE, candidates, opened, reason
+from fmnist_lit.errors import UsageError, UserError, exit_status
 from fmnist_lit.files import write_new
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ MD5 = {
 }
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
-TIMEOUT_S = 30  # of one connection; a whole package may take longer
+TIMEOUT_S, APT_TIMEOUT_S = 30, 600  # of one connection; of one command about packages
 LAYOUT = Path("FashionMNIST", "raw")  # torchvision's, below its root
 CHECKOUT = Path(__file__).parents[3]
 LIMIT = 2**26  # bytes of a file; the largest has 47 million
@@ -53,7 +53,7 @@ class Unavailable(Exception):
     """A source cannot give a file; the message says why."""
 
 
-def fashion_mnist(folder: Place, source: Place | None = None, fetch: bool = True) -> Images:
+def fashion_mnist(folder: Text, source: Text | None = None, fetch: bool = True) -> Images:
     """Read Fashion-MNIST from ``folder``; what is missing there is fetched. No file is ever overwritten.
 
     Args:
@@ -109,12 +109,18 @@ def obtain(folder: Path, source: Path | None) -> Contents:
         raw.mkdir(parents=True, exist_ok=True)
         # Runs that start together wait here for the first one instead of fetching four times.
         with FileLock(raw / ".lock"):
-            return complete(raw, given)
+            files = kept_files(raw)
+            missing = [name for name in MD5 if name not in files]
+            found = fetched(missing) if given is None else ((name, given[name]) for name in missing)
+            for name, content in found:
+                write_new(raw / name, content)
+                files[name] = content
     except OSError as error:
         raise UserError(
             f"cannot keep Fashion-MNIST in {raw}: {error.strerror or error}. "
             "Name another folder: data.images.folder=..."
         ) from error
+    return files
 
 
 def named_files(source: Path) -> Contents:
@@ -140,26 +146,14 @@ def kept_files(raw: Path) -> Contents:
     """
     files = {}
     for name in MD5:
-        try:
-            files[name] = verified(name, read(raw / name))
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except (Unavailable, OSError) as error:
-            reason = os_message(error) if isinstance(error, OSError) else error
-            raise UsageError(
-                f"{raw} holds other files than Fashion-MNIST's: {reason}. It is left as it is. "
-                f"Remove {raw / name}, or name another folder: data.images.folder=..."
-            ) from error
-    return files
-
-
-def complete(raw: Path, given: Contents | None) -> Contents:
-    """Add what is missing from what the user gave, else from the sources, each file whole."""
-    files = kept_files(raw)  # another run may have written some meanwhile
-    missing = [name for name in MD5 if name not in files]
-    for name, content in fetched(missing) if given is None else ((name, given[name]) for name in missing):
-        write_new(raw / name, content)
-        files[name] = content
+        if os.path.lexists(raw / name):
+            try:
+                files[name] = read(raw / name, name)
+            except Unavailable as error:
+                raise UsageError(
+                    f"{raw} holds other files than Fashion-MNIST's: {error}. It is left as it is. "
+                    f"Remove {raw / name}, or name another folder: data.images.folder=..."
+                ) from error
     return files
 
 
@@ -194,18 +188,23 @@ def fetched(names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
 
 def sources() -> list[tuple[str, Source]]:
     """List the sources in the order in which they are tried where the user names none."""
+    from torchvision.datasets import FashionMNIST
+
     return [
         (str(DEBIAN_FOLDER), partial(from_folder, DEBIAN_FOLDER)),
-        *((mirror, partial(from_mirror, mirror)) for mirror in torchvision_mirrors()),
+        *((mirror, partial(from_mirror, mirror)) for mirror in FashionMNIST.mirrors),
         (f"Debian's package {DEBIAN_PACKAGE}", from_debian_package),
     ]
 
 
-def torchvision_mirrors() -> list[str]:
-    """Return the addresses that torchvision knows."""
-    from torchvision.datasets import FashionMNIST
+def read(path: Path, name: str) -> bytes:
+    """Return the content of a file, compressed or not, if it is the official one of that name.
 
-    return list(FashionMNIST.mirrors)
+    Raises:
+        Unavailable: it is not.
+    """
+    with readable(path.name), opened(path) as file:
+        return verified(name, file.read(LIMIT))
 
 
 def verified(name: str, content: bytes) -> bytes:
@@ -216,18 +215,17 @@ def verified(name: str, content: bytes) -> bytes:
     return content
 
 
-def read(path: Path) -> bytes:
-    """Read a file, but not one that is far larger than any of ours."""
-    with path.open("rb") as file:
-        return file.read(LIMIT)
+@contextmanager
+def readable(file: str) -> Iterator[None]:
+    """Say which file cannot be read, and why.
 
-
-def decompressed(name: str, content: bytes) -> bytes:
-    """Unpack gzip, and say of what file that failed."""
+    Raises:
+        Unavailable: it cannot.
+    """
     try:
-        return gzip.GzipFile(fileobj=io.BytesIO(content)).read(LIMIT)
-    except (OSError, EOFError, zlib.error) as error:
-        raise Unavailable(f"{name}.gz: damaged gzip file ({error})") from error
+        yield
+    except (*UNREADABLE, http.client.HTTPException) as error:
+        raise Unavailable(f"{file}: {reason(error)}") from error
 
 
 def from_folder(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
@@ -235,33 +233,24 @@ def from_folder(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, bytes
     if not os.path.isdir(folder):
         raise Unavailable("it is no folder" if os.path.lexists(folder) else "no such folder")
     for name in names:
-        places = [f / n for f in (folder, folder / LAYOUT) for n in (name, name + ".gz")]
-        place = next((place for place in places if os.path.lexists(place)), None)
-        if place is None:
+        places = [*candidates(folder, name), *candidates(folder / LAYOUT, name)]
+        if not places:
             raise Unavailable(f"it holds neither {name} nor {name}.gz")
-        try:
-            content = read(place)
-        except OSError as error:
-            raise Unavailable(f"{place.name}: {error.strerror}") from error
-        yield name, verified(name, decompressed(name, content) if place.suffix == ".gz" else content)
+        yield name, read(places[0], name)
 
 
 def from_mirror(mirror: str, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
     """Download and verify compressed files below an address."""
     for name in names:
-        try:
-            with urllib.request.urlopen(f"{mirror}{name}.gz", timeout=TIMEOUT_S) as answer:
-                content = answer.read()
-        except (OSError, http.client.HTTPException) as error:
-            raise Unavailable(f"{name}.gz: {getattr(error, 'reason', error)}") from error
-        yield name, verified(name, decompressed(name, content))
+        with readable(f"{name}.gz"):
+            answer = urllib.request.urlopen(f"{mirror}{name}.gz", timeout=TIMEOUT_S)
+            with answer, gzip.open(answer) as file:
+                content = file.read(LIMIT)
+        yield name, verified(name, content)
 
 
 def from_debian_package(names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
     """Download and unpack the Debian package into a temporary folder; needs apt, but not root."""
-    for program in ("apt-get", "dpkg-deb"):
-        if shutil.which(program) is None:
-            raise Unavailable(f"this system has no {program}")
     with tempfile.TemporaryDirectory(prefix="fmnist-lit-") as temporary:
         folder = Path(temporary)
         # The system's package lists may be missing or old, and only root may renew them: keep our own.
@@ -281,16 +270,12 @@ def call(folder: Path, *command: str) -> None:
     """Run a program that may ask nothing, and turn its failure into its last words."""
     try:
         subprocess.run(
-            command,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=20 * TIMEOUT_S,
+            command, cwd=folder, input="", capture_output=True, text=True, check=True, timeout=APT_TIMEOUT_S
         )
+    except FileNotFoundError as error:
+        raise Unavailable(f"this system has no {command[0]}") from error
     except subprocess.TimeoutExpired as error:
-        raise Unavailable(f"{' '.join(command[:2])} took longer than {20 * TIMEOUT_S} s") from error
+        raise Unavailable(f"{' '.join(command[:2])} took longer than {error.timeout} s") from error
     except subprocess.CalledProcessError as error:
         words = (error.stderr or error.stdout).strip().splitlines() or [f"exit status {error.returncode}"]
         raise Unavailable(f"{command[0]}: {words[-1]}") from error
@@ -317,7 +302,7 @@ def main() -> int:
     arguments = parser.parse_args()
 
     def work() -> None:
-        images = fashion_mnist(arguments.folder, arguments.source)
+        images = in_memory(obtain(arguments.folder, arguments.source))
         found = f"{len(images.train)} training, {len(images.test)} test images"
         print(f"Fashion-MNIST is whole in {arguments.folder}: {found}.")
 

@@ -1,5 +1,7 @@
 """The stratified split between training and validation images."""
 
+from collections.abc import Callable
+
 import torch
 
 from fmnist_lit.errors import UsageError
@@ -13,11 +15,22 @@ def split(
     Raises:
         UsageError: there is no such fold.
     """
-    if folds is None:
-        return stratified_split(labels, fraction, seed)
-    if fold >= folds:
+    require_fold(folds, fold)
+    return (
+        stratified_split(labels, fraction, seed) if folds is None else fold_split(labels, folds, fold, seed)
+    )
+
+
+def require_fold(folds: int | None, fold: int) -> None:
+    """Refuse a fold that is none of those that there are.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if folds is None and fold:
+        raise UsageError(f"data.fold={fold}: there are no folds. Set data.folds, or leave it out.")
+    if folds is not None and fold >= folds:
         raise UsageError(f"data.fold={fold}: of data.folds={folds} there are 0 to {folds - 1}.")
-    return fold_split(labels, folds, fold, seed)
 
 
 def stratified_split(labels: torch.Tensor, fraction: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -30,15 +43,7 @@ def stratified_split(labels: torch.Tensor, fraction: float, seed: int) -> tuple[
     Returns:
         The indices of both parts, each ascending.
     """
-    generator = torch.Generator().manual_seed(seed)
-    kept, held_out = [], []
-    for label in labels.unique():
-        members = torch.nonzero(labels == label).squeeze(1)
-        members = members[torch.randperm(len(members), generator=generator)]
-        cut = round(len(members) * fraction)
-        held_out.append(members[:cut])
-        kept.append(members[cut:])
-    return torch.cat(kept).sort().values, torch.cat(held_out).sort().values
+    return split_by_class(labels, seed, lambda members: members[: round(len(members) * fraction)])
 
 
 def fold_split(labels: torch.Tensor, folds: int, fold: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,15 +54,19 @@ def fold_split(labels: torch.Tensor, folds: int, fold: int, seed: int) -> tuple[
     Returns:
         The indices of the other parts and of the one held out, each ascending.
     """
+    return split_by_class(labels, seed, lambda members: members.tensor_split(folds)[fold])
+
+
+def split_by_class(
+    labels: torch.Tensor, seed: int, held_out_of: Callable[[torch.Tensor], torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hold out what a function takes of each class's indices, which it gets in a random order."""
     generator = torch.Generator().manual_seed(seed)
-    held_out = []
+    held_out = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique():
-        members = torch.nonzero(labels == label).squeeze(1)
-        held_out.append(members[torch.randperm(len(members), generator=generator)].tensor_split(folds)[fold])
-    chosen = torch.cat(held_out).sort().values
-    kept = torch.ones(len(labels), dtype=torch.bool)
-    kept[chosen] = False
-    return kept.nonzero().squeeze(1), chosen
+        members = (labels == label).nonzero().squeeze(1)
+        held_out[held_out_of(members[torch.randperm(len(members), generator=generator)])] = True
+    return (~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1)
 
 
 def limited(indices: torch.Tensor, labels: torch.Tensor, limit: int | None) -> torch.Tensor:

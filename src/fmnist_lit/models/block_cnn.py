@@ -6,8 +6,8 @@ from pydantic import Field
 from torch import nn
 
 from fmnist_lit.constraints import Count, NotNegative, Positive, Share
-from fmnist_lit.models.activations import Activation, activation_layer
 from fmnist_lit.models.cnn import CNN
+from fmnist_lit.models.layers import Activation, activation_layer
 
 SIDE = 28
 
@@ -52,4 +52,4 @@ class BlockCNN(CNN):
             if dropout:
                 layers.append(nn.Dropout(dropout))
             channels, side = width, -(-side // 2)
-        super().__init__(nn.Sequential(*layers), nn.Sequential(nn.Linear(channels * side * side, classes)))
+        super().__init__(layers, [channels * side * side], classes)

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 
 
 class Row(NamedTuple):
@@ -36,17 +37,15 @@ def layer_table(model: nn.Module) -> list[Row]:
     rows: list[Row] = []
 
     def record(layer: nn.Module, _: object, output: torch.Tensor) -> None:
-        rows.append(Row(type(layer).__name__, tuple(output.shape[1:]), parameter_count(layer)))
+        if not list(layer.children()) and not getattr(layer, "only_reshapes", False):
+            rows.append(Row(type(layer).__name__, tuple(output.shape[1:]), parameter_count(layer)))
 
-    innermost = [layer for layer in model.modules() if not list(layer.children())]
-    printed = [layer for layer in innermost if not getattr(layer, "only_reshapes", False)]
-    hooks = [layer.register_forward_hook(record) for layer in printed]
     training = model.training
+    hook = register_module_forward_hook(record)
     try:
         with torch.inference_mode():
             model.eval()(torch.zeros(1, 1, 28, 28))
     finally:
+        hook.remove()
         model.train(training)
-        for hook in hooks:
-            hook.remove()
     return rows

@@ -3,7 +3,7 @@
 from torch import nn
 
 from fmnist_lit.constraints import Count
-from fmnist_lit.models.cnn import CNN, Head, loss_floor
+from fmnist_lit.models.cnn import CNN, Head
 
 
 class LeNet(CNN):
@@ -15,18 +15,7 @@ class LeNet(CNN):
     """
 
     def __init__(self, head: Head = "softmax", classes: Count = 10) -> None:
-        features = nn.Sequential(
-            nn.Conv2d(1, 6, 5, padding=2),  # 28x28 as if padded to 32x32, so that 400 numbers are left
-            nn.ReLU(),
-            nn.AvgPool2d(2),
-            nn.Conv2d(6, 16, 5),
-            nn.ReLU(),
-            nn.AvgPool2d(2),
-        )
-        classifier = nn.Sequential(
-            nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, classes)
-        )
-        if head == "softmax":
-            classifier.append(nn.Softmax(dim=1))
-        super().__init__(features, classifier)
-        self.loss_floor = loss_floor(head, classes)
+        # 28x28 as if padded to 32x32, so that 400 numbers are left
+        first = [nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.AvgPool2d(2)]
+        second = [nn.Conv2d(6, 16, 5), nn.ReLU(), nn.AvgPool2d(2)]
+        super().__init__([*first, *second], [400, 120, 84], classes, head)

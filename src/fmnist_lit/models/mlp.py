@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from fmnist_lit.constraints import Count, NotNegative, Share
-from fmnist_lit.models.activations import Activation, activation_layer
+from fmnist_lit.models.layers import Activation, hidden_layers
 from fmnist_lit.models.patching import NoPatching
 
 
@@ -25,8 +25,6 @@ class MLP(nn.Module):
     torch.Size([3, 10])
     """
 
-    loss_floor = 0.0  # of the cross-entropy of its output
-
     def __init__(
         self,
         hidden: Sequence[Count],
@@ -38,17 +36,9 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         self.patch = patch or NoPatching()
-        layers: list[nn.Module] = []
-        inputs = int(self.patch.features)  # type: ignore[arg-type]
-        for width in hidden:
-            layers += [
-                nn.Linear(inputs, width),
-                activation_layer(activation, negative_slope),
-                nn.Dropout(dropout),
-            ]
-            inputs = width
-        self.hidden = nn.Sequential(*layers)
-        self.output = nn.Linear(inputs, classes)
+        widths = [int(self.patch.features), *hidden]  # type: ignore[arg-type]
+        self.hidden = nn.Sequential(*hidden_layers(widths, activation, negative_slope, dropout))
+        self.output = nn.Linear(widths[-1], classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images of (n, 1, 28, 28) to logits of (n, classes)."""

@@ -22,26 +22,14 @@ def patchify(images: Tensor, size: int) -> Tensor:
     return patches.reshape(-1, (SIDE // size) ** 2, size * size)  # -1: a trace keeps no batch size
 
 
-def unpatchify(patches: Tensor) -> Tensor:
-    """Put the patches of ``patchify`` together again: (n, patches, size * size) to (n, 1, 28, 28)."""
-    size = int(patches.shape[2] ** 0.5)
-    across = SIDE // size
-    grid = patches.reshape(-1, across, across, size, size)
-    return grid.transpose(2, 3).reshape(-1, 1, SIDE, SIDE)
-
-
-class NoPatching(nn.Module):
+class NoPatching(nn.Flatten):
     """No patches: (n, 784), row by row."""
 
     only_reshapes = True
+    features = SIDE * SIDE
 
     def __init__(self, size: None = None) -> None:
         super().__init__()
-        self.features = SIDE * SIDE
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Flatten."""
-        return images.flatten(1)
 
 
 class ConcatPatches(nn.Module):

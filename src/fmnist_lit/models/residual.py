@@ -6,16 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fmnist_lit.constraints import Count, Natural
-from fmnist_lit.models.activations import Activation, activation_layer
-
-
-def convolution(inputs: int, outputs: int, activation: Activation) -> nn.Sequential:
-    """Return a 3x3 convolution with BatchNorm and an activation."""
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
-        nn.BatchNorm2d(outputs),
-        activation_layer(activation),
-    )
+from fmnist_lit.models.layers import Activation, convolution
 
 
 class Residual(nn.Module):
@@ -23,7 +14,7 @@ class Residual(nn.Module):
 
     def __init__(self, width: int, activation: Activation) -> None:
         super().__init__()
-        self.convolution = convolution(width, width, activation)
+        self.convolution = convolution(width, width, activation, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (n, width, h, w) to the same shape."""
@@ -48,11 +39,9 @@ class ResidualCNN(nn.Module):
         stem: channels at 28x28.
         widths: channels of each stage, at most four.
         blocks: residual blocks of each stage.
-        activation: a name in ``activations``.
+        activation: "relu", "leaky_relu" or "gelu".
         classes: outputs.
     """
-
-    loss_floor = 0.0  # of the cross-entropy of its output
 
     def __init__(
         self,
@@ -65,12 +54,12 @@ class ResidualCNN(nn.Module):
         if len(widths) != len(blocks) or len(widths) > 4:  # 28, 14, 7, 3, 1: four poolings at most
             raise ValueError(f"widths={widths} and blocks={blocks} must be of the same length, 4 at most.")
         super().__init__()
-        layers: list[nn.Module] = [convolution(1, stem, activation)]
+        layers: list[nn.Module] = [convolution(1, stem, activation, bias=False)]
         channels = stem
         for width, count in zip(widths, blocks, strict=True):
             layers += [
                 nn.MaxPool2d(2),
-                convolution(channels, width, activation),
+                convolution(channels, width, activation, bias=False),
                 *(Residual(width, activation) for _ in range(count)),
             ]
             channels = width

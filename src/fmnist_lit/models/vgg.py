@@ -4,6 +4,7 @@ from torch import nn
 
 from fmnist_lit.constraints import Count, Share
 from fmnist_lit.models.cnn import CNN
+from fmnist_lit.models.layers import convolution
 
 # Channels of each convolution between two poolings.
 STAGES = ((64,), (128,), (256, 256), (512, 512), (512, 512))
@@ -26,16 +27,7 @@ class VGG11(CNN):
         channels = 1
         for stage in STAGES:
             for width in stage:
-                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+                layers += convolution(channels, width)
                 channels = width
             layers.append(nn.MaxPool2d(2, ceil_mode=True))
-        classifier = nn.Sequential(
-            nn.Linear(channels, 512),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Linear(512, 512),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Linear(512, classes),
-        )
-        super().__init__(nn.Sequential(*layers), classifier)
+        super().__init__(layers, [channels, 512, 512], classes, dropout=dropout)

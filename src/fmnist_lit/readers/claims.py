@@ -1,17 +1,16 @@
 """The claims of the reports, each answered by paired runs: an effect, its interval, and a verdict."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import yaml
 from pandas import DataFrame, Series
 from pydantic import BaseModel, ConfigDict
 
-from fmnist_lit.readers.records import SPLITS, read_study
-from fmnist_lit.readers.tables import Spread, spread
-from fmnist_lit.readers.text import markdown, markdown_table
+from fmnist_lit.readers.records import overridden
+from fmnist_lit.readers.spread import Spread, spread
+from fmnist_lit.readers.text import render
 
 Keys = dict[str, str]
 Verdict = Literal["agrees", "contradicts", "cannot be told", "not run", "not tested"]
@@ -62,35 +61,6 @@ def read_claims(path: Path) -> list[Claim]:
     return [Claim.model_validate(claim) for claim in known]
 
 
-def read_studies(folder: Path) -> dict[str, DataFrame]:
-    """Read the records of each study as a table: a row a run, its overrides and figures."""
-    return {path.stem: as_rows(read_study(path)) for path in sorted(folder.glob("*.jsonl"))}
-
-
-def as_rows(records: Sequence[Mapping[str, Any]]) -> DataFrame:
-    """Return records as a table; accuracies in percent, overrides as text, "-" for none."""
-    table = DataFrame([row_of(record) for record in records])
-    return table.fillna(dict.fromkeys(overridden(table), "-"))
-
-
-def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the overrides and figures of a run."""
-    overrides = dict(item.split("=", 1) for item in record["overrides"])
-    row: dict[str, Any] = {"experiment": record["experiment"], **overrides, "seed": record["seed"]}
-    for split in SPLITS:
-        if record.get(split):
-            row[split], row[f"{split}_loss"] = 100 * record[split]["accuracy"], record[split].get("loss")
-    for name, values in record.get("history", {}).items():
-        short = name.removesuffix("_accuracy")
-        scale = 100 if name.endswith("_accuracy") else 1
-        finite = {epoch: scale * value for epoch, value in enumerate(values, 1) if value is not None}
-        row |= {f"{short}@{epoch}": value for epoch, value in finite.items()}
-        row[f"last_{short}"] = finite.get(len(values), math.nan)
-    row |= {"epochs": record["epochs"], "minutes": record["seconds"] / 60}
-    row |= {"final_rate": record.get("final_rate", math.nan)}
-    return row | ({"gap": row["train"] - row["test"]} if "train" in row else {})
-
-
 def answer(claim: Claim, tables: Mapping[str | None, DataFrame]) -> Answer:
     """Hold a claim against the runs there are.
 
@@ -100,38 +70,34 @@ def answer(claim: Claim, tables: Mapping[str | None, DataFrame]) -> Answer:
     if claim.reason:
         return Answer(None, 0, "not tested")
     table = tables.get(claim.study)
-    differences = None if table is None else compared(claim, table)
-    if differences is None or not len(differences):
+    differences = compared(claim, table) if table is not None else Series(dtype=float)
+    if differences.empty:
         return Answer(None, 0, "not run")
     effect = spread(differences.tolist())
     return Answer(effect, len(differences), verdict(claim, effect))
 
 
-def compared(claim: Claim, table: DataFrame) -> "Series[float] | None":
+def compared(claim: Claim, table: DataFrame) -> "Series[float]":
     """Return first less second, or less the limit, of each pair of runs that are alike in all else."""
     first = side(claim.first, claim.best, table)
-    if first is None or claim.figure not in table:
-        return None
-    if claim.limit is not None:
+    if claim.limit is not None and claim.figure in first:
         return (first[claim.figure] - claim.limit).dropna()
-    sides = [rows for keys in claim.second if (rows := side(keys, claim.best, table)) is not None]
-    if not sides:
-        return None
+    sides = [rows for keys in claim.second if len(rows := side(keys, claim.best, table))]
+    if first.empty or not sides or claim.figure not in table:
+        return Series(dtype=float)
     second = max(sides, key=lambda rows: rows[judged(rows)].mean())
-    named = {*claim.first, *(key for keys in claim.second for key in keys), claim.best, "experiment"}
+    named = {*claim.first, *(key for keys in claim.second for key in keys), claim.best}
     alike = [key for key in overridden(table) if key not in named] + ["seed"]
     return (first.set_index(alike)[claim.figure] - second.set_index(alike)[claim.figure]).dropna()
 
 
-def side(keys: Keys, best: str | None, table: DataFrame) -> DataFrame | None:
+def side(keys: Keys, best: str | None, table: DataFrame) -> DataFrame:
     """Return the runs of one side, each model (or whatever else differs) with the best value of a key."""
-    if not set(keys) <= set(table):
-        return None
     rows = table
     for key, value in keys.items():
-        rows = rows[rows[key] == value]
-    if not len(rows) or best is None:
-        return rows if len(rows) else None
+        rows = rows[rows[key] == value] if key in rows else rows.head(0)
+    if rows.empty or best is None:
+        return rows
     others = [key for key in overridden(rows) if key not in (*keys, best)]
     by = judged(rows)
     means = rows.groupby([*others, best])[by].mean().reset_index()
@@ -141,13 +107,7 @@ def side(keys: Keys, best: str | None, table: DataFrame) -> DataFrame | None:
 
 def judged(rows: DataFrame) -> str:
     """Return the figure by which runs are chosen: validation accuracy where there is any."""
-    return "val" if "val" in rows and rows["val"].notna().any() else "test"
-
-
-def overridden(table: DataFrame) -> list[str]:
-    """Return the columns that say how runs were made."""
-    numbers = table.select_dtypes("number")
-    return [name for name in table if name not in numbers and name != "experiment"]
+    return "val" if rows["val"].notna().any() else "test"
 
 
 def verdict(claim: Claim, effect: Spread) -> Verdict:
@@ -165,24 +125,8 @@ def verdict(claim: Claim, effect: Spread) -> Verdict:
 
 def claims_table(claims: Sequence[Claim], tables: Mapping[str | None, DataFrame]) -> str:
     """Return a row for each claim."""
-    headings = ["claim", "study", "compared", "n", "effect", "95% interval", "verdict"]
-    return markdown_table(headings, [claim_row(claim, answer(claim, tables)) for claim in claims])
-
-
-def claim_row(claim: Claim, found: Answer) -> list[str]:
-    """Return a claim and its answer as text."""
-    effect = found.effect
-    ends = effect.interval if effect else None
-    form = "+.4f" if "loss" in claim.figure else "+.2f"
-    return [
-        markdown(claim.claim, most=300),
-        f"`{claim.study}`" if claim.study else "experiments",
-        markdown(comparison(claim), most=300),
-        str(found.n),
-        f"{effect.mean:{form}}" if effect else "-",
-        f"{ends[0]:{form}} to {ends[1]:{form}}" if ends else "-",
-        f"not tested: {claim.reason}" if claim.reason else found.verdict,
-    ]
+    answers = [(claim, answer(claim, tables)) for claim in claims]
+    return render("claims_table.md", answers=answers, comparison=comparison)
 
 
 def comparison(claim: Claim) -> str:

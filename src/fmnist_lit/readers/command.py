@@ -1,7 +1,7 @@
 """What the command lines of scripts/ have in common."""
 
 from argparse import ArgumentTypeError
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from fmnist_lit.data import sources
-from fmnist_lit.errors import exit_status
+from fmnist_lit.errors import UsageError, exit_status
 
 
 def named_folder(text: str) -> Path:
@@ -36,6 +36,23 @@ Trust = Annotated[
     list[str] | None,
     typer.Option(metavar="PACKAGE", help="from which the run's classes may come too; may be repeated"),
 ]
+
+
+def output_option(content: str) -> Any:
+    """Return the option that says where a script writes."""
+    return typer.Option("-o", "--output", help=content)
+
+
+def kind_of(output: Path, kinds: Iterable[str]) -> str:
+    """Return what an output's name ends in, without the dot.
+
+    Raises:
+        UsageError: it is none of the kinds that can be written.
+    """
+    kind = output.suffix.removeprefix(".")
+    if kind not in kinds:
+        raise UsageError(f"-o {output}: its name must end in {', '.join(f'.{name}' for name in kinds)}.")
+    return kind
 
 
 def command_line(work: Callable[..., None]) -> Callable[[], Any]:

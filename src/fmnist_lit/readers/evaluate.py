@@ -10,7 +10,12 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from scipy.stats import binomtest
-from sklearn.metrics import classification_report, confusion_matrix, top_k_accuracy_score
+from sklearn.metrics import (
+    classification_report,
+    confusion_matrix,
+    precision_recall_fscore_support,
+    top_k_accuracy_score,
+)
 from sklearn.model_selection import StratifiedKFold
 from torch.nn.functional import cross_entropy
 from torchmetrics.functional.classification import multiclass_calibration_error
@@ -29,6 +34,7 @@ from fmnist_lit.readers.own_files import own_folder
 from fmnist_lit.readers.run_directory import RunDirectory, gives_probabilities, named_outputs, require_numbers
 
 CALIBRATION_BINS = 15  # as Guo et al. 2017
+SAMPLE_SEED = 0  # the same images for every run, so that pictures of two runs can be compared
 
 
 @dataclass(frozen=True)
@@ -54,16 +60,19 @@ class Evaluation:
         return named_outputs(self.classes, self.probabilities.shape[1])
 
     @property
+    def answers(self) -> pd.DataFrame:
+        """The true and the predicted class of each image, a row each."""
+        return pd.DataFrame({"true": self.true, "predicted": self.predicted})
+
+    @property
     def predicted(self) -> np.ndarray:
         """The most probable class of each image, (n,)."""
-        answers: np.ndarray = self.probabilities.argmax(1)
-        return answers
+        return np.asarray(self.probabilities.argmax(1))
 
     @property
     def confidence(self) -> np.ndarray:
         """The probability of the predicted class, (n,)."""
-        highest: np.ndarray = self.probabilities.max(1)
-        return highest
+        return np.asarray(self.probabilities.max(1))
 
 
 def evaluate(run: RunDirectory, split: str, checkpoint: str) -> Evaluation:
@@ -106,9 +115,9 @@ def metrics(evaluation: Evaluation, folds: int) -> dict[str, Any]:
     true, predicted, probabilities = evaluation.true, evaluation.predicted, evaluation.probabilities
     hits, outputs = int((true == predicted).sum()), probabilities.shape[1]
     interval = binomtest(hits, len(true)).proportion_ci(method="wilson")
-    numbers = range(len(evaluation.classes))
-    report = classification_report(true, predicted, labels=numbers, output_dict=True, zero_division=0)
-    renamed = {"precision": "precision", "recall": "recall", "f1-score": "f1"}
+    names = evaluation.outputs[: len(evaluation.classes)]
+    scores = precision_recall_fscore_support(true, predicted, labels=range(len(names)), zero_division=0)
+    of_classes = pd.DataFrame(dict(zip(("precision", "recall", "f1", "images"), scores, strict=True)))
     of_folds = fold_accuracies(evaluation, folds)
     calibration = multiclass_calibration_error(
         torch.from_numpy(probabilities), torch.from_numpy(true), outputs, n_bins=CALIBRATION_BINS, norm="l1"
@@ -120,12 +129,8 @@ def metrics(evaluation: Evaluation, folds: int) -> dict[str, Any]:
         "loss": evaluation.loss,
         "top_2_accuracy": float(top_k_accuracy_score(true, probabilities, k=2, labels=range(outputs))),
         "expected_calibration_error": float(calibration),
-        "macro": {name: float(report["macro avg"][key]) for key, name in renamed.items()},
-        "classes": {
-            name: {new: float(report[str(number)][key]) for key, new in renamed.items()}
-            | {"images": int(report[str(number)]["support"])}
-            for number, name in enumerate(evaluation.outputs[: len(numbers)])
-        },
+        "macro": of_classes.drop(columns="images").mean().to_dict(),
+        "classes": dict(zip(names, of_classes.to_dict("records"), strict=True)),
         "folds": {
             "accuracy": of_folds,
             "mean": float(np.mean(of_folds)),
@@ -136,14 +141,10 @@ def metrics(evaluation: Evaluation, folds: int) -> dict[str, Any]:
 
 def text_report(evaluation: Evaluation) -> str:
     """Return scikit-learn's classification report."""
-    names = evaluation.outputs[: len(evaluation.classes)]
+    true, predicted, names = evaluation.true, evaluation.predicted, evaluation.outputs
+    known = len(evaluation.classes)
     report: str = classification_report(
-        evaluation.true,
-        evaluation.predicted,
-        labels=range(len(names)),
-        target_names=names,
-        digits=4,
-        zero_division=0,
+        true, predicted, labels=range(known), target_names=names[:known], digits=4, zero_division=0
     )
     return report
 
@@ -156,10 +157,9 @@ def report_name(run: RunDirectory) -> str:
 
 def pairs_report(evaluation: Evaluation) -> str:
     """Return the text of the reports: loss, accuracy, pairs of true and predicted class."""
-    pairs = pd.DataFrame({"true": evaluation.true, "predicted": evaluation.predicted})
     accuracy = (evaluation.true == evaluation.predicted).mean()
     head = f"loss {evaluation.loss:.6f}\naccuracy {accuracy:.4f}\n"
-    return head + str(pairs.to_csv(sep=" ", index=False))
+    return head + str(evaluation.answers.to_csv(sep=" ", index=False))
 
 
 def plots(evaluation: Evaluation) -> dict[str, Figure]:
@@ -167,15 +167,16 @@ def plots(evaluation: Evaluation) -> dict[str, Figure]:
     true, predicted, names = evaluation.true, evaluation.predicted, evaluation.outputs
     counts = confusion_matrix(true, predicted, labels=range(len(names)))
     wrong = np.flatnonzero(true != predicted)
+    drawn_at_random = np.random.default_rng(SAMPLE_SEED).permutation(len(true))[:SAMPLES]
     confident = wrong[np.argsort(-evaluation.confidence[wrong], kind="stable")][:SAMPLES]
 
-    def samples(chosen: np.ndarray | slice, title: str) -> Figure:
+    def samples(chosen: np.ndarray, title: str) -> Figure:
         return sample_plot(evaluation.images[chosen], true[chosen], predicted[chosen], names, title)
 
     drawn = {
         "confusion_matrix": confusion_matrix_plot(counts, names),
         "class_accuracy": class_accuracy_plot(np.diag(counts) / np.maximum(counts.sum(1), 1), names),
-        "samples": samples(slice(SAMPLES), "Sample predictions"),
+        "samples": samples(drawn_at_random, "Sample predictions, drawn at random"),
         "reliability": reliability_plot(evaluation.confidence, true == predicted, CALIBRATION_BINS),
     }
     if len(confident):
@@ -192,11 +193,10 @@ def write_evaluation(
         figures: what ``metrics`` gave.
         text_name: of the file that the reports have.
     """
-    answers = pd.DataFrame({"true": evaluation.true, "predicted": evaluation.predicted})
     probabilities = pd.DataFrame(evaluation.probabilities, columns=evaluation.outputs)
     with own_folder(run, name) as unfinished:
         write_json(unfinished / "metrics.json", figures)
-        table = pd.concat([answers, probabilities], axis=1)
+        table = pd.concat([evaluation.answers, probabilities], axis=1)
         table.to_csv(unfinished / "predictions.csv", index_label="index", float_format="%.6g")
         (unfinished / "classification_report.txt").write_text(text_report(evaluation))
         (unfinished / text_name).write_text(pairs_report(evaluation))

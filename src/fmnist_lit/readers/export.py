@@ -1,10 +1,8 @@
 """A trained model as an ONNX file that needs nothing of this project, checked image by image; its card."""
 
-import contextlib
-import io
-import logging
 import warnings
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from fmnist_lit.errors import UserError
 from fmnist_lit.models.layer_table import layer_table, parameter_count
 from fmnist_lit.readers.predict import BATCH, Predictor, predict
 from fmnist_lit.readers.run_directory import RunDirectory
-from fmnist_lit.readers.text import markdown, render
+from fmnist_lit.readers.text import render
 from fmnist_lit.run_files import read_metrics
 
 OPSET = 18  # of 2022: any onnxruntime since 1.14 reads it
@@ -29,41 +27,29 @@ def require_onnx() -> Any:
         UserError: the packages for ONNX are not installed.
     """
     try:
-        import onnx  # noqa: F401 (PyTorch's exporter needs both)
-        import onnxruntime
-        import onnxscript  # noqa: F401
+        for name in ("onnx", "onnxscript"):  # PyTorch's exporter needs both
+            import_module(name)
+        return import_module("onnxruntime")
     except ImportError as error:
         raise UserError(f"{error.name} is not installed: pip install 'fmnist-lit[export]'.") from error
-    return onnxruntime
 
 
 def write_onnx(predictor: Predictor, path: Path) -> None:
     """Write all from pixels, uint8 of (n, 28, 28), to probabilities, (n, outputs)."""
-    example = torch.zeros(2, 28, 28, dtype=torch.uint8)
-    exporter = logging.getLogger("torch.onnx")
-    level, silence = exporter.level, io.StringIO()
-    exporter.setLevel(logging.ERROR)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(silence),
-            contextlib.redirect_stderr(silence),
-        ):
-            warnings.simplefilter("ignore")  # of PyTorch's exporter about itself
-            torch.onnx.export(
-                predictor.eval(),
-                (example,),
-                path,
-                dynamo=True,
-                external_data=False,
-                opset_version=OPSET,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes={"images": {0: torch.export.Dim("n")}},
-                verbose=False,
-            )
-    finally:
-        exporter.setLevel(level)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of PyTorch's exporter about itself
+        torch.onnx.export(
+            predictor.eval(),
+            (torch.zeros(2, 28, 28, dtype=torch.uint8),),
+            path,
+            dynamo=True,
+            external_data=False,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes={"images": {0: torch.export.Dim("n")}},
+            verbose=False,
+        )
 
 
 def largest_difference(path: Path, predictor: Predictor, images: torch.Tensor) -> float:
@@ -88,31 +74,15 @@ def model_card(run: RunDirectory, predictor: Predictor, metrics: Mapping[str, An
         metrics: of ``evaluate.metrics`` on the test images.
         difference: largest difference of a probability between the file and the model.
     """
-    optimizer = dict(run.config["optim"])
-    rows = metrics["classes"].items()
+    classes = metrics["classes"]
     return render(
         "model_card.md",
         parameters=parameter_count(predictor.model),
         outputs=predict(predictor, torch.zeros(1, 28, 28, dtype=torch.uint8)).shape[1],
-        layers=[
-            (row.layer, ", ".join(map(str, row.output)), f"{row.parameters:,}")
-            for row in layer_table(run.untrained_model(len(run.classes()[0])))
-        ],
-        classes=[
-            (markdown(name), *(f"{of[key]:.3f}" for key in ("precision", "recall", "f1")))
-            for name, of in rows
-        ],
-        weakest=min(rows, key=lambda item: item[1]["recall"]),
+        layers=layer_table(run.untrained_model(len(predictor.classes))),
+        weakest=min(classes, key=lambda name: classes[name]["recall"]),
         metrics=metrics,
         difference=difference,
         config=run.config,
-        optimizer=last_name(optimizer.pop("_target_")),
-        settings=optimizer,
-        images=last_name(run.config["data"]["images"]["_target_"]),
         recorded=read_metrics(run.path),
     )
-
-
-def last_name(target: object) -> str:
-    """Return a class's name without its module."""
-    return str(target).rpartition(".")[2]

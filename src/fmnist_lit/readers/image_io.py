@@ -15,13 +15,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fmnist_lit.data.sources import parse_idx
+from fmnist_lit.data.idx import SIDE, parse_idx
 from fmnist_lit.errors import UserError
 from fmnist_lit.run_files import read_file
 
-SIDE = 28
 SUFFIXES = (".png", ".jpg", ".jpeg")
-BACKGROUNDS = ("auto", "light", "dark")
 TRIM = 13  # grey values, 5% of 255: an edge this close to the ground is cut off
 LARGEST = 2**28  # bytes of a file
 MOST_PIXELS = 50_000_000  # of a picture; a small file may claim any number
@@ -49,9 +47,8 @@ def read_pictures(path: Path, background: str = "auto") -> list[Picture]:
         UserError: there is no picture, or it cannot be read.
     """
     if path.is_dir():
-        files = sorted(
-            file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.name[0] != "."
-        )
+        shown = (file for file in path.iterdir() if file.name[0] != ".")
+        files = sorted(file for file in shown if file.suffix.lower() in SUFFIXES)
         if not files:
             raise UserError(f"{path} holds no picture: none of its files ends in {', '.join(SUFFIXES)}.")
         return [read_picture(file, background) for file in files]
@@ -65,20 +62,20 @@ def read_pictures(path: Path, background: str = "auto") -> list[Picture]:
 
 def read_idx(path: Path, content: bytes) -> list[Picture]:
     """Read an IDX file of images, as they are."""
-    most = 16 + MOST_IMAGES * SIDE * SIDE
-    try:
-        if content.startswith(GZIP_MAGIC):  # a small file may hold gigabytes
-            content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(most + 1)
+    file = io.BytesIO(content)
+    try:  # a small file may hold gigabytes
+        with gzip.open(file) if content.startswith(GZIP_MAGIC) else file as unpacked:
+            start = unpacked.read(8)
+            claimed = int.from_bytes(start[4:], "big")
+            if start.startswith(IDX_MAGIC + b"\x03") and claimed > MOST_IMAGES:
+                raise UserError(f"{path} claims {claimed:,} images; {MOST_IMAGES:,} at most are read.")
+            unpacked.seek(0)
+            images = parse_idx(unpacked, 3)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise UserError(f"{path} is no IDX file of {SIDE}x{SIDE} images: it {error}") from error
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} is damaged: {error}") from error
-    sizes = [int.from_bytes(content[i : i + 4], "big") for i in (4, 8, 12)]
-    if content[:4] != IDX_MAGIC + b"\x03" or sizes[1:] != [SIDE, SIDE] or not sizes[0]:
-        raise UserError(f"{path} is no IDX file of {SIDE}x{SIDE} images.")
-    if len(content) > most or sizes[0] > MOST_IMAGES:
-        raise UserError(f"{path} claims {sizes[0]:,} images; {MOST_IMAGES:,} at most are read.")
-    if len(content) != 16 + sizes[0] * SIDE * SIDE:
-        raise UserError(f"{path} is damaged: its {sizes[0]} images are not all there.")
-    return [Picture(f"{path}[{i}]", pixels, "dark") for i, pixels in enumerate(parse_idx(content))]
+    return [Picture(f"{path}[{i}]", pixels, "dark") for i, pixels in enumerate(images)]
 
 
 def read_picture(path: Path, background: str) -> Picture:
@@ -88,10 +85,9 @@ def read_picture(path: Path, background: str) -> Picture:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow about what is refused anyway
             file = Image.open(content, formats=("PNG", "JPEG"))
+            size = f"{file.width}x{file.height} pixels"
             if file.width * file.height > MOST_PIXELS:
-                raise UserError(
-                    f"{path} has {file.width}x{file.height} pixels; {MOST_PIXELS:,} at most are read."
-                )
+                raise UserError(f"{path} has {size}; {MOST_PIXELS:,} at most are read.")
             grey = to_grey(ImageOps.exif_transpose(file))
     except UserError:
         raise

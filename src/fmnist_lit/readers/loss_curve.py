@@ -6,8 +6,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from fmnist_lit.readers.tables import spread
-from fmnist_lit.readers.text import markdown_table
+from fmnist_lit.readers.spread import Spread, spread
+from fmnist_lit.readers.text import render
 
 EXPERIMENT = "batch_size/bs100"
 # The sum of an epoch's 600 minibatch losses, divided by 938: the minibatches of 64 that 60,000 images make.
@@ -23,15 +23,9 @@ def losses(records: Sequence[Mapping[str, Any]]) -> DataFrame:
 
 def loss_table(printed: Sequence[float], ours: DataFrame) -> str:
     """Return each epoch's loss as printed, ours, and how far they lie apart."""
-    lines = []
-    for epoch, loss in enumerate(printed, 1):
-        values = spread(ours.iloc[epoch - 1].tolist()) if len(ours.columns) else None
-        told = ["-", "-"]
-        if values is not None:
-            std = "" if values.std is None else f" ± {values.std:.4f}"
-            told = [f"{values.mean:.4f}{std}", f"{values.mean - loss:+.4f}"]
-        lines.append([str(epoch), f"{loss:.4f}", *told])
-    return markdown_table(["epoch", "published", "ours", "difference"], lines)
+    found: list[Spread | None] = [spread(losses.tolist()) for _, losses in ours.iterrows()]
+    spreads = found or [None] * len(printed)
+    return render("loss_table.md", epochs=list(zip(printed, spreads[: len(printed)], strict=True)))
 
 
 def loss_plot(printed: Sequence[float], ours: DataFrame) -> Figure:
@@ -42,8 +36,7 @@ def loss_plot(printed: Sequence[float], ours: DataFrame) -> Figure:
         label = f"ours (n = {len(ours.columns)})" if seed == ours.columns[0] else None
         axes.plot(range(1, len(ours) + 1), ours[seed], color="C0", alpha=0.7, linewidth=1, label=label)
     axes.plot(range(1, len(printed) + 1), printed, "k.", label="published")
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("training loss, on the report's scale")
+    axes.set(xlabel="epoch", ylabel="training loss, on the report's scale")
     axes.grid(alpha=0.3)
     axes.legend()
     return figure

@@ -6,16 +6,15 @@ from typing import Any
 from fmnist_lit.config import leaves
 from fmnist_lit.errors import UserError
 
+PATCHING, AUGMENT = "fmnist_lit.models.patching.", "fmnist_lit.data.augment."
+AFFINE = {"shift": 0, "flip": 0.0, "rotation": 0.0, "zoom": 0.0}  # arguments, and what changes nothing
 # Renamed keys, with dots; None: gone.
 KEYS: dict[str, str | None] = {
     "weight_averaging": "ema_decay",
     "data.limit": "data.train_subset",
     "data.watch_test": "data.log_test_every_epoch",
     "augment._target_": None,
-    "augment.shift": "augment.affine.shift",
-    "augment.flip": "augment.affine.flip",
-    "augment.rotation": "augment.affine.rotation",
-    "augment.zoom": "augment.affine.zoom",
+    **{f"augment.{name}": f"augment.affine.{name}" for name in AFFINE},
     "augment.noise": "augment.noise.std",
     "augment.erasing": "augment.erasing.probability",
     "augment.validation": "data.augment_validation",
@@ -25,14 +24,8 @@ KEYS: dict[str, str | None] = {
     "callbacks.save_every_s": "callbacks.resume.every_s",
     "trainer._target_": None,
 }
-PATCHING = "fmnist_lit.models.patching."
-TARGETS = {
-    f"{PATCHING}Whole": f"{PATCHING}NoPatching",
-    f"{PATCHING}Concat": f"{PATCHING}ConcatPatches",
-    f"{PATCHING}Shared": f"{PATCHING}SharedMLP",
-    f"{PATCHING}Embed": f"{PATCHING}PatchEmbedding",
-}
-AUGMENT = "fmnist_lit.data.augment."
+RENAMED = {"Whole": "NoPatching", "Concat": "ConcatPatches", "Shared": "SharedMLP", "Embed": "PatchEmbedding"}
+TARGETS = {PATCHING + old: PATCHING + new for old, new in RENAMED.items()}
 # Keys that were added since, with the value by which runs without them were made.
 ADDED: dict[str, Any] = {
     "label_smoothing": 0.0,
@@ -46,10 +39,7 @@ ADDED: dict[str, Any] = {
 # What runs with one of the old names always did.
 FIXED: dict[str, Any] = {
     "augment.affine._target_": f"{AUGMENT}RandomAffine",
-    "augment.affine.shift": 0,
-    "augment.affine.flip": 0.0,
-    "augment.affine.rotation": 0.0,
-    "augment.affine.zoom": 0.0,
+    **{f"augment.affine.{name}": value for name, value in AFFINE.items()},
     "augment.affine.fill": "black",
     "augment.noise._target_": f"{AUGMENT}GaussianNoise",
     "augment.noise.std": 0.0,

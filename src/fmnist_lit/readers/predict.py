@@ -52,10 +52,7 @@ def benchmark(predictor: Predictor) -> dict[str, float]:
 
     From pixels in memory to probabilities; reading a file is not counted.
     """
-    images = torch.randint(0, 256, (BATCH, 28, 28), dtype=torch.uint8)
-    with torch.inference_mode():
-        single = [seconds(predictor, images[:1]) for _ in range(WARM_UP + CALLS)][WARM_UP:]
-        batches = [seconds(predictor, images) for _ in range(BATCHES)][BATCHES // 10 :]
+    single, batches = seconds(predictor, 1, CALLS, WARM_UP), seconds(predictor, BATCH, BATCHES, BATCHES // 10)
     return {
         "latency_median_ms": float(np.median(single)) * 1e3,
         "latency_p99_ms": float(np.percentile(single, 99)) * 1e3,
@@ -65,8 +62,12 @@ def benchmark(predictor: Predictor) -> dict[str, float]:
     }
 
 
-def seconds(predictor: Predictor, images: torch.Tensor) -> float:
-    """Return the time of one call."""
-    started = time.perf_counter()
-    predictor(images)
-    return time.perf_counter() - started
+def seconds(predictor: Predictor, size: int, calls: int, warm_up: int) -> list[float]:
+    """Return the time of each of some calls with a batch of noise."""
+    images, found = torch.randint(0, 256, (size, 28, 28), dtype=torch.uint8), []
+    with torch.inference_mode():
+        for _ in range(warm_up + calls):
+            started = time.perf_counter()
+            predictor(images)
+            found.append(time.perf_counter() - started)
+    return found[warm_up:]

@@ -1,52 +1,47 @@
 """Small records of finished runs, kept in the repository: what was run, and what came of it."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from math import isfinite
 from pathlib import Path
 from re import fullmatch
+from statistics import median
 from typing import Annotated, Any
 
 from pandas import DataFrame
 from pydantic import AfterValidator, BaseModel, Field
 from sklearn.metrics import confusion_matrix
 
+from fmnist_lit import run_files
 from fmnist_lit.config import INCIDENTAL, leaves
 from fmnist_lit.constraints import Natural, Seed
 from fmnist_lit.errors import UserError
 from fmnist_lit.readers.evaluate import evaluate
+from fmnist_lit.readers.predict import Predictor, seconds
 from fmnist_lit.readers.run_directory import RunDirectory
-from fmnist_lit.run_files import (
-    FACTS,
-    OLD_METRICS,
-    Number,
-    Split,
-    read_facts,
-    read_file,
-    read_history,
-    read_json,
-    read_metrics,
-    read_overrides,
-)
 from fmnist_lit.sweeps import key_of
 from fmnist_lit.weights import load_checkpoint
 
 SPLITS = ("train", "val", "test")
 # Overrides that name a run, a place or a machine; any other one changes the experiment.
 PLACES = (
-    "experiment",
-    "sweep",
-    "name",
-    "seed",
-    "threads",
-    "trainer",
-    "logger",
-    "output_dir",
-    "data.images.source",
-    "data.images.folder",
+    *("experiment", "sweep", "name", "seed", "threads", "trainer", "logger", "output_dir"),
+    *("data.images.source", "data.images.folder"),
 )
-METRICS = tuple(f"{split}_{name}" for split in SPLITS for name in ("loss", "accuracy"))
-COLUMNS = (*METRICS, "loss_sum", "train_loss_sum", "learning_rate")
+# What a record keeps of metrics.json, and of history.csv.
+KEPT = (
+    *(*SPLITS, "epochs", "seconds", "images_per_second", "parameters", "device", "versions", "commit"),
+    *("test_flipped", "training_tflop"),
+)
+COLUMNS = (
+    *(f"{split}_{name}" for split in SPLITS for name in ("loss", "accuracy")),
+    *("loss_sum", "train_loss_sum", "learning_rate"),
+)
+# Columns that every table of records has; further ones are overrides and figures of epochs.
+ALWAYS = (
+    *("experiment", "seed", "changes", *SPLITS, "test_flipped", "last_val", "minutes", "epochs"),
+    *("parameters", "training_tflop"),
+)
 
 
 def one_line(text: str) -> str:
@@ -63,16 +58,23 @@ def one_line(text: str) -> str:
 class Record(BaseModel):
     """What RESULTS.md needs of a record. Overrides go into file names and headers of configs: a line each."""
 
-    model_config = FACTS
+    model_config = run_files.FACTS
 
     experiment: Annotated[str, Field(pattern=r"^[\w-]+(/[\w-]+)*$")]
     seed: Seed
     overrides: list[Annotated[str, AfterValidator(one_line)]]
-    train: Split | None
-    val: Split | None
-    test: Split
+    train: run_files.Split | None
+    val: run_files.Split | None
+    test: run_files.Split
     epochs: Natural
-    seconds: Number
+    seconds: run_files.Number
+
+
+class NewRecord(Record):
+    """What a record of today has besides."""
+
+    images_per_second: run_files.Number
+    versions: run_files.Names
 
 
 def make_record(path: Path, data: Path | None = None, study: bool = False) -> dict[str, Any]:
@@ -85,38 +87,31 @@ def make_record(path: Path, data: Path | None = None, study: bool = False) -> di
     Raises:
         UserError: the run did not finish, is no experiment, or cannot be repeated from a commit.
     """
-    run, metrics = RunDirectory(path, data), read_metrics(path)
+    run, metrics = RunDirectory(path, data), run_files.read_metrics(path)
     experiment = metrics.get("choices", {}).get("experiment", "none")
     if experiment == "none" and not study:
         raise UserError(f"{path} is no experiment: it was not started with experiment=... (or say --study)")
     if not fullmatch("[0-9a-f]{40}", metrics["commit"] or ""):
         raise UserError(f"{path} was made by code that is in no commit ({metrics['commit']}).")
-    kept = ("epochs", "seconds", "images_per_second", "parameters", "device", "versions", "commit")
-    missing = [key for key in kept if key not in metrics]
-    if missing:
-        raise UserError(f"{path / 'metrics.json'} is damaged: it has no {', '.join(missing)}.")
-    record: dict[str, Any] = {
+    found, history = evaluate(run, "test", "best"), run_files.read_history(path)
+    last = evaluate(run, "test", "last")
+    record = {
         "experiment": experiment,
         "seed": metrics["seed"],
         "overrides": other_overrides(path),
-        **{split: metrics[split] for split in SPLITS},
-        **{key: metrics[key] for key in kept},
-        **{key: metrics[key] for key in ("test_flipped", "training_tflop") if key in metrics},
+        **{key: metrics[key] for key in KEPT if key in metrics},
         "chosen_epoch": load_checkpoint(path / "checkpoints" / "best.ckpt")["epoch"] + 1,
-        "final_rate": float(read_history(path)["learning_rate"].iloc[-1]),
-        "confusion": confusion(run),
+        "test_last": {"accuracy": float((last.true == last.predicted).mean()), "loss": last.loss},
+        # Of one image, on the machine that makes the record.
+        "latency_ms": 1e3 * median(seconds(Predictor(run), 1, calls=200, warm_up=20)),
+        "final_rate": float(history["learning_rate"].iloc[-1]),
+        # The test images of each class (row) that were taken for each class (column).
+        "confusion": confusion_matrix(found.true, found.predicted).tolist(),
         "config": {key: value for key, value in leaves(run.config) if is_kept(key)},
-        "history": history_columns(read_history(path)),
+        "history": history_columns(history),
     }
-    read_facts(path, record, Record)
+    run_files.read_facts(path, record, NewRecord)
     return record
-
-
-def confusion(run: RunDirectory) -> list[list[int]]:
-    """Count the test images of each class (row) that were taken for each class (column)."""
-    found = evaluate(run, "test", "best")
-    counts: list[list[int]] = confusion_matrix(found.true, found.predicted).tolist()
-    return counts
 
 
 def is_kept(key: str) -> bool:
@@ -127,13 +122,13 @@ def is_kept(key: str) -> bool:
 
 def other_overrides(path: Path) -> list[str]:
     """Return the overrides that changed the experiment."""
-    return [item for item in read_overrides(path) if key_of(item) not in PLACES]
+    return [item for item in run_files.read_overrides(path) if key_of(item) not in PLACES]
 
 
 def history_columns(history: DataFrame) -> dict[str, list[float | None]]:
     """Return the metrics of the epochs, a list for each, to five digits; None for one that is not finite."""
     return {
-        name: [float(f"{value:.5g}") if isfinite(value) else None for value in history[name]]
+        name: [float(f"{value:.5g}") if math.isfinite(value) else None for value in history[name]]
         for name in COLUMNS
         if name in history
     }
@@ -145,7 +140,7 @@ def file_name(record: Mapping[str, Any]) -> str:
     return f"{record['experiment']}-seed{record['seed']}{changed}.json".replace("/", "-")
 
 
-def read_records(folder: Path, made: Mapping[Path, dict[str, Any]] | None = None) -> list[dict[str, Any]]:
+def read_records(folder: Path, made: dict[Path, Any] | None = None) -> list[dict[str, Any]]:
     """Read all records of a folder, by experiment and seed.
 
     Args:
@@ -155,8 +150,8 @@ def read_records(folder: Path, made: Mapping[Path, dict[str, Any]] | None = None
         UserError: a file is no record.
     """
     made = made or {}
-    paths = sorted({*folder.glob("*.json"), *made})
-    records = [as_record(path, made[path] if path in made else read_json(path)) for path in paths]
+    kept = {path: run_files.read_json(path) for path in folder.glob("*.json") if path not in made}
+    records = [as_record(path, content) for path, content in sorted((kept | made).items())]
     return sorted(records, key=lambda record: (record["experiment"], record["seed"]))
 
 
@@ -167,10 +162,10 @@ def as_record(path: Path, content: Any) -> dict[str, Any]:
         UserError: it is no record.
     """
     try:
-        read_facts(path, content, Record)
+        run_files.read_facts(path, content, Record)
     except UserError as error:
         raise UserError(f"{path} is no record of a run: {error}") from error
-    return {OLD_METRICS.get(key, key): value for key, value in content.items()}
+    return {run_files.OLD_METRICS.get(key, key): value for key, value in content.items()}
 
 
 def read_study(path: Path) -> list[dict[str, Any]]:
@@ -179,11 +174,16 @@ def read_study(path: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: a line is no record.
     """
-    lines = read_file(path).decode(errors="replace").splitlines() if path.exists() else []
+    lines = run_files.read_file(path).decode(errors="replace").splitlines() if path.exists() else []
     try:
         return [as_record(path, json.loads(line)) for line in lines]
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}.") from error
+
+
+def read_studies(folder: Path) -> dict[str, DataFrame]:
+    """Read the records of each study as a table."""
+    return {path.stem: as_rows(read_study(path)) for path in sorted(folder.glob("*.jsonl"))}
 
 
 def with_runs(study: Sequence[dict[str, Any]], made: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -192,6 +192,45 @@ def with_runs(study: Sequence[dict[str, Any]], made: Sequence[dict[str, Any]]) -
     return [records[key] for key in sorted(records)]
 
 
-def as_lines(study: Sequence[dict[str, Any]]) -> str:
-    """Return a study as text, a record a line."""
-    return "".join(json.dumps(record, allow_nan=False) + "\n" for record in study)
+def as_rows(records: Sequence[Mapping[str, Any]]) -> DataFrame:
+    """Return records as a table: a row a run, its overrides as text ("-": none) and its figures.
+
+    Accuracies are in percent. "changes" are all overrides in one, "val@3" is of epoch 3, "last_val" of the
+    last one, "chosen_val" of the tested one, "gap" is train less test accuracy, "class_0" the share of the
+    first class's test images that are right; what a run does not have is NaN.
+    """
+    rows = [row_of(record) for record in records]
+    names = dict.fromkeys([*ALWAYS, *(name for row in rows for name in row)])
+    table = DataFrame(rows, columns=list(names))
+    return table.fillna(dict.fromkeys(overridden(table), "-"))
+
+
+def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the overrides and figures of a run."""
+    parted = (item.partition("=") for item in record["overrides"])
+    row: dict[str, Any] = {key: value for key, _, value in parted}
+    row |= {key: record[key] for key in ("experiment", "seed", "epochs")}
+    row |= {
+        key: record.get(key, math.nan) for key in ("parameters", "training_tflop", "final_rate", "latency_ms")
+    }
+    row |= {"changes": " ".join(record["overrides"]), "minutes": record["seconds"] / 60}
+    for split in (*SPLITS, "test_flipped", "test_last"):
+        if record.get(split):
+            row[split] = 100 * record[split]["accuracy"]
+            row[f"{split}_loss"] = record[split].get("loss", math.nan)
+    for number, counts in enumerate(record.get("confusion", [])):
+        row[f"class_{number}"] = 100 * counts[number] / sum(counts)
+    for name, values in record.get("history", {}).items():
+        short, scale = name.removesuffix("_accuracy"), 100 if name.endswith("_accuracy") else 1
+        short = "train_loss_sum" if short == "loss_sum" else short  # its name in early records
+        scaled = [math.nan if value is None else scale * value for value in values]
+        row |= {f"{short}@{epoch}": value for epoch, value in enumerate(scaled, 1)}
+        row[f"last_{short}"] = scaled[-1]
+        row[f"chosen_{short}"] = scaled[record["chosen_epoch"] - 1] if "chosen_epoch" in record else math.nan
+    return row | ({"gap": row["train"] - row["test"]} if "train" in row else {})
+
+
+def overridden(table: DataFrame) -> list[str]:
+    """Return the columns that say how runs were made."""
+    numbers = table.select_dtypes("number")
+    return [name for name in table if name not in numbers and name not in ALWAYS]

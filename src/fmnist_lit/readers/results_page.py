@@ -1,20 +1,23 @@
 """RESULTS.md: the reports' published metrics beside those of our records. Never edited by hand."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import yaml
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
-from pandas import DataFrame
+from pandas import DataFrame, Series
 
 from fmnist_lit.readers.claims import Claim, answer, claims_table
 from fmnist_lit.readers.grid_table import grid_table
 from fmnist_lit.readers.loss_curve import loss_table, losses
-from fmnist_lit.readers.tables import Spread, spread
-from fmnist_lit.readers.text import markdown, markdown_table, render
+from fmnist_lit.readers.records import as_rows
+from fmnist_lit.readers.spread import spread
+from fmnist_lit.readers.text import filled, markdown, render
 
 NAMES = {"test": "test", "val": "val", "last_val": "val, last epoch"}
 NEAR = 0.4  # points: what counts as reproduced
@@ -27,92 +30,103 @@ COMPARISONS = (
     ("MLP4: patches (four quarters, shared) against none", "five_models/mlp4_patched", "five_models/mlp4"),
 )
 
-COLUMNS = (
-    *("experiment", "seed", "changes", "test", "val", "test_flipped", "last_val", "minutes", "epochs"),
-    *("parameters", "training_tflop"),
-)
 Records = Sequence[Mapping[str, Any]]
 Published = dict[str, Any]  # of a report: "about" it, and its "rows"
 
 
 def read_published(path: Path) -> dict[str, Published]:
     """Read the published metrics of each report."""
-    reports = OmegaConf.to_container(OmegaConf.load(path))
-    assert isinstance(reports, dict)
-    return {str(report): content for report, content in reports.items()}
+    return dict(yaml.safe_load(path.read_text()))
+
+
+class Row(NamedTuple):
+    """A row of a report: what was published, our runs of it, and how far they lie apart, in points."""
+
+    experiment: str
+    figure: str  # what was published: its name
+    published: float | None
+    runs: DataFrame
+    kind: str  # the column of runs that stands beside it
+    apart: float | None
+    notes: str
+    printed: list[str]  # published / ours, of each column that is printed
 
 
 def results_page(
     published: Mapping[str, Published],
     records: Records,
     claims: Sequence[Claim],
-    studies: Mapping[str | None, DataFrame],
+    studies: dict[str, DataFrame],
 ) -> str:
-    """Return RESULTS.md.
-
-    Args:
-        studies: runs by study, those of experiments under None.
-    """
-    table = as_table(records)
-    tables = {
-        report: recipe_table(content["rows"], table)
-        if report == "champion"
-        else report_table(report, content["rows"], table)
-        for report, content in published.items()
-    }
+    """Return RESULTS.md."""
+    table = as_rows(records)
+    tables = studies | {None: table[table["changes"] == ""]}
+    rows = {report: rows_of(report, content, table) for report, content in published.items()}
     return render(
         "RESULTS.md",
         published=published,
-        tables=tables,
-        short=SHORT,
-        ingredients=ingredient_table(table),
-        comparisons=comparison_table(table),
+        about={report: with_figures(content["about"], table) for report, content in published.items()},
+        rows=rows,
         claims={
-            report: claims_table([claim for claim in claims if claim.report == report], studies)
-            for report in published
+            report: claims_table([claim for claim in claims if claim.report == report], tables)
+            for report in published.keys() & {claim.report for claim in claims}
         },
+        short=SHORT,
+        ingredients=ingredients(table),
+        comparisons=comparisons(table),
         grid=grid_table(studies.get("mlp_grid"), published.get("grid_search", {}).get("best_ten", [])),
         losses=loss_table(published.get("batch_size", {}).get("losses", []), losses(records)),
-        verdicts=Counter(answer(claim, studies).verdict for claim in claims),
-        reproduced=reproduced(published, table),
+        verdicts=Counter(answer(claim, tables).verdict for claim in claims),
+        reproduced=Counter(nearness(row) for of in rows.values() for row in of if row.published is not None),
+        percent=percent,
+        interval=lambda values: spread(values, limits=(0, 100)).interval_text(),
+        difference=difference,
+        minutes=minutes,
     )
 
 
-def reproduced(published: Mapping[str, Published], table: DataFrame) -> Counter[str]:
-    """Count the published figures by how near ours come."""
-    found: Counter[str] = Counter()
-    for report, content in published.items():
-        for row in content["rows"]:
-            whole, _ = runs_of(f"{report}/{row['row']}", table)
-            if row.get("published") is None:
-                continue
-            apart = 0.0 if whole.empty else whole[row["figure"]].mean() - row["published"]
-            near = "near" if abs(apart) <= NEAR else "above" if apart > 0 else "below"
-            found["not run" if whole.empty else near] += 1
+def rows_of(report: str, content: Published, table: DataFrame) -> list[Row]:
+    """Return the rows of a report: of whole runs if there are any; changed runs stand in the notes."""
+    found, columns = [], content.get("columns", {}).values()
+    for row in content["rows"]:
+        experiment, figure, published = f"{report}/{row['row']}", row.get("figure"), row.get("published")
+        runs, others = runs_of(experiment, table)
+        kind = figure or ("test" if runs["val"].isna().all() else "val")
+        apart = None if published is None or runs.empty else runs[kind].mean() - published
+        why = row.get("why", "") if abs(apart or 0) > NEAR else ""
+        prose = [with_figures(text, table) for text in (row.get("notes", ""), why)]
+        notes = filter(None, [prose[0], *changed(others, figure), prose[1]])
+        name = NAMES[figure] if figure else "-" if runs.empty else f"{kind} (no figure)"
+        both = zip(row["printed"], columns, strict=True) if "printed" in row else ()
+        printed = [beside(value, runs, column) for value, column in both]
+        found.append(Row(experiment, name, published, runs, kind, apart, "; ".join(notes) or "-", printed))
     return found
 
 
-def as_table(records: Records) -> DataFrame:
-    """Return records as a table; accuracies in percent, None where there is none."""
+def with_figures(text: str, table: DataFrame) -> str:
+    """Fill in the figures that a text takes from runs: ``{{ ours("five_models/cnn_c", "test", "max") }}``."""
 
-    def percent_of(record: Mapping[str, Any], split: str) -> float | None:
-        return 100 * record[split]["accuracy"] if record.get(split) else None
+    def ours(experiment: str, column: str, which: str = "mean") -> str:
+        runs = runs_of(experiment, table)[0]
+        found = runs[column].agg(which) if column in runs and len(runs) else math.nan
+        return "-" if math.isnan(found) else f"{found:.0f}" if found == int(found) else f"{found:.2f}"
 
-    rows = [
-        {
-            "experiment": record["experiment"],
-            "seed": record["seed"],
-            "changes": " ".join(record["overrides"]),
-            **{split: percent_of(record, split) for split in ("test", "val", "test_flipped")},
-            "last_val": 100 * record["history"]["val_accuracy"][-1]
-            if record["val"] and "history" in record
-            else None,
-            "minutes": record["seconds"] / 60,
-            **{key: record.get(key) for key in ("epochs", "parameters", "training_tflop")},
-        }
-        for record in records
-    ]
-    return DataFrame(rows, columns=COLUMNS, dtype=object)
+    return filled(text, ours=ours)
+
+
+def beside(published: float | None, runs: DataFrame, column: str) -> str:
+    """Return a published figure and the mean of ours."""
+    ours = runs[column].dropna() if column in runs else Series(dtype=float)
+    form = ".4f" if column.endswith("_loss") else ".2f"
+    both = (math.nan if published is None else published, ours.mean())
+    return " / ".join("-" if math.isnan(value) else f"{value:{form}}" for value in both)
+
+
+def nearness(row: Row) -> str:
+    """Say how near ours comes to the published figure."""
+    if row.apart is None:
+        return "not run"
+    return "near" if abs(row.apart) <= NEAR else "above" if row.apart > 0 else "below"
 
 
 def runs_of(experiment: str, table: DataFrame) -> tuple[DataFrame, DataFrame]:
@@ -121,14 +135,15 @@ def runs_of(experiment: str, table: DataFrame) -> tuple[DataFrame, DataFrame]:
     return of[of["changes"] == ""], of[of["changes"] != ""]
 
 
-def percent(values: Spread) -> str:
-    """Return a mean with its standard deviation."""
-    return f"{values.mean:.2f}" + (f" ± {values.std:.2f}" if values.std is not None else "")
+def percent(accuracies: "Series[float]") -> str:
+    """Return the mean of some accuracies with its standard deviation."""
+    return spread(accuracies).mean_text() if len(accuracies) else "not run"
 
 
-def interval(values: Spread, sign: str = "") -> str:
-    """Return a 95% interval of the mean."""
-    return "-" if values.interval is None else " to ".join(f"{end:{sign}.2f}" for end in values.interval)
+def difference(pairs: "Series[float]") -> str:
+    """Return the mean of differences of pairs and its interval, two cells of a table."""
+    found = spread(pairs) if len(pairs) else None
+    return f"{found.mean:+.2f} | {found.interval_text('+.2f')}" if found else "- | -"
 
 
 def minutes(runs: DataFrame) -> str:
@@ -136,44 +151,9 @@ def minutes(runs: DataFrame) -> str:
     return f"{runs['minutes'].mean():.0f}"
 
 
-def report_table(report: str, rows: Sequence[Mapping[str, Any]], table: DataFrame) -> str:
-    """Return the table of one report."""
-    headings = ["experiment", "figure", "published", "ours", "n", "difference"]
-    headings += ["test", "epochs", "minutes", "notes"]
-    return markdown_table(headings, [report_row(f"{report}/{row['row']}", row, table) for row in rows])
-
-
-def report_row(experiment: str, row: Mapping[str, Any], table: DataFrame) -> list[str]:
-    """Return one row: of whole runs if there are any; changed runs stand in the notes."""
-    figure, published = row.get("figure"), row.get("published")
-    whole, others = runs_of(experiment, table)
-    notes = [row["notes"]] if row.get("notes") else []
-    notes += changed(others, figure)
-    shown = "-" if published is None else f"{published:.2f}"
-    if whole.empty:
-        kind = NAMES.get(figure or "", "-")
-        return [f"`{experiment}`", kind, shown, "not run", "0", *"----", "; ".join(notes) or "-"]
-    kind = figure or ("test" if whole["val"].isna().all() else "val")
-    ours, epochs = spread(whole[kind]), whole["epochs"]
-    if published is not None and row.get("why") and abs(ours.mean - published) > NEAR:
-        notes.append(row["why"])
-    return [
-        f"`{experiment}`",
-        NAMES[kind] if figure else f"{kind} (no figure)",
-        shown,
-        percent(ours),
-        str(len(whole)),
-        "-" if published is None else f"{ours.mean - published:+.2f}",
-        percent(spread(whole["test"])),
-        "-".join(map(str, sorted({epochs.min(), epochs.max()}))),
-        minutes(whole),
-        "; ".join(notes) or "-",
-    ]
-
-
-def measured(experiment: str, figure: str | None, records: Records) -> str:
+def measured(experiment: str, figure: str | None, table: DataFrame) -> str:
     """Say in a line what an experiment gave, for the header of its config."""
-    whole, others = runs_of(experiment, as_table(records))
+    whole, others = runs_of(experiment, table)
     if whole.empty:
         return "; ".join(["not run", *changed(others, figure)])
     return f"{accuracies(whole, figure)} (n = {len(whole)}), {minutes(whole)} minutes"
@@ -182,7 +162,7 @@ def measured(experiment: str, figure: str | None, records: Records) -> str:
 def accuracies(runs: DataFrame, figure: str | None) -> str:
     """Name the accuracies: validation (of the last epoch where that was published), and test."""
     val = [] if runs["val"].isna().all() else ["last_val" if figure == "last_val" else "val"]
-    return ", ".join(f"{NAMES[kind]} {percent(spread(runs[kind]))}" for kind in (*val, "test"))
+    return ", ".join(f"{NAMES[kind]} {percent(runs[kind])}" for kind in (*val, "test"))
 
 
 def changed(runs: DataFrame, figure: str | None) -> list[str]:
@@ -194,75 +174,49 @@ def changed(runs: DataFrame, figure: str | None) -> list[str]:
     ]
 
 
+def headers(published: Mapping[str, Published], records: Records, folder: Path) -> dict[Path, str]:
+    """Return the configs of all experiments, each with what was measured in its header."""
+    table, texts = as_rows(records), {}
+    for report, content in published.items():
+        for row in content["rows"]:
+            experiment = f"{report}/{row['row']}"
+            path = folder / f"{experiment}.yaml"
+            line = measured(experiment, row.get("figure"), table)
+            texts[path] = with_measured(path.read_text(), line)
+    return texts
+
+
 def with_measured(header: str, line: str) -> str:
     """Put a line in the place of a config's "Measured"."""
-    return re.sub(r"^# Measured: .*$", lambda _: f"# Measured: {line}.", header, count=1, flags=re.MULTILINE)
+    return re.sub(r"(?m)^# Measured: .*$", lambda _: f"# Measured: {line}.", header, count=1)
 
 
-def recipe_table(rows: Sequence[Mapping[str, Any]], table: DataFrame) -> str:
-    """Return accuracy, limits and cost of our own recipes, whole runs alone."""
-    headings = ["experiment", "test", "n", "95% interval", "with mirror images"]
-    headings += ["parameters", "TFLOP", "epochs", "minutes"]
-    lines = []
-    for experiment in (f"champion/{row['row']}" for row in rows):
-        made, _ = runs_of(experiment, table)
-        if experiment == SHORT:
-            continue
-        if made.empty:
-            lines.append([f"`{experiment}`", "not run", "0", *"------"])
-            continue
-        test, first = spread(made["test"], limits=(0, 100)), made.iloc[0]
-        lines.append(
-            [
-                f"`{experiment}`",
-                percent(test),
-                str(len(made)),
-                interval(test),
-                percent(spread(made["test_flipped"])),
-                f"{first['parameters']:,}",
-                f"{made['training_tflop'].max():.1f}",
-                str(first["epochs"]),
-                minutes(made),
-            ]
-        )
-    return markdown_table(headings, lines)
+def ingredients(table: DataFrame) -> list[tuple[str, "Series[float]", "Series[float]"]]:
+    """Return the short recipe as it is and with each change, best first.
+
+    Each has its name, its validation accuracies, and their differences from the recipe's of the same seeds.
+    """
+    runs = table[table["experiment"] == SHORT]
+    by_change = {str(change): of.set_index("seed")["val"] for change, of in runs.groupby("changes")}
+    whole = by_change.pop("", Series(dtype=float))
+    best_first = sorted(by_change.items(), key=lambda item: -item[1].mean())
+    changed = [(f"`{change}`", made, (made - whole).dropna()) for change, made in best_first]
+    return [("nothing", whole, Series(dtype=float)), *changed]
 
 
-def ingredient_table(table: DataFrame) -> str:
-    """Return validation accuracies of the short recipe as it is and with each change, best first."""
-    headings = ["changed", "val", "n", "difference", "95% interval"]
-    runs = table[table["experiment"] == SHORT] if len(table) else table
-    by_change = (
-        {change: of.set_index("seed")["val"] for change, of in runs.groupby("changes")} if len(runs) else {}
-    )
-    whole = by_change.pop("", None)
-    lines = []
-    if whole is not None:
-        lines.append(["nothing", percent(spread(whole)), str(len(whole)), "-", "-"])
-    for change, made in sorted(by_change.items(), key=lambda item: -item[1].mean()):
-        apart = (made - whole).dropna() if whole is not None else []
-        difference = spread(apart) if len(apart) else None
-        told = [f"{difference.mean:+.2f}", interval(difference, "+")] if difference else ["-", "-"]
-        lines.append([f"`{change}`", percent(spread(made)), str(len(made)), *told])
-    return markdown_table(headings, lines)
+def comparisons(table: DataFrame) -> list[tuple[str, "Series[float]", "Series[float]", "Series[float]"]]:
+    """Return the paired comparisons: the same seeds, hence the same order of the same images.
 
-
-def comparison_table(table: DataFrame) -> str:
-    """Return the paired comparisons: the same seeds, hence the same order of the same images."""
-    headings = ["comparison", "seeds", "first", "second", "mean difference", "95% interval"]
-    lines = []
+    Each has its title, the test accuracies of both sides, and their differences.
+    """
+    found = []
     for title, *pair in COMPARISONS:
         first, second = (runs_of(name, table)[0].set_index("seed")["test"] for name in pair)
-        seeds = sorted(set(first.index) & set(second.index))
-        if not seeds:
-            alone = [percent(spread(side)) if len(side) else "not run" for side in (first, second)]
-            lines.append([title, "0 in common", *alone, "-", "-"])
-            continue
-        difference = spread(first[seeds] - second[seeds])
-        both = [percent(spread(side[seeds])) for side in (first, second)]
-        told = [f"{difference.mean:+.2f}", interval(difference, "+")]
-        lines.append([title, str(len(seeds)), *both, *told])
-    return markdown_table(headings, lines)
+        pairs = (first - second).dropna()
+        if len(pairs):
+            first, second = first[pairs.index], second[pairs.index]
+        found.append((title, first, second, pairs))
+    return found
 
 
 def five_models_plot(records: Records) -> Figure:
@@ -270,15 +224,13 @@ def five_models_plot(records: Records) -> Figure:
     figure = Figure(figsize=(18, 6), layout="constrained")
     grid = figure.subplots(2, len(FIVE_MODELS), sharex=True)
     for column, name in enumerate(FIVE_MODELS):
-        runs = [
-            r["history"] for r in records if r["experiment"] == f"five_models/{name}" and not r["overrides"]
-        ]
+        whole = (r for r in records if r["experiment"] == f"five_models/{name}" and not r["overrides"])
+        runs = [record["history"] for record in whole]
         for axes, kind in zip(grid[:, column], ("accuracy", "loss"), strict=True):
-            for run in runs:
-                for split, colour in (("train", "C0"), ("test", "C1")):
-                    values, label = run[f"{split}_{kind}"], split if run is runs[0] else None
-                    epochs = range(1, len(values) + 1)
-                    axes.plot(epochs, values, color=colour, alpha=0.7, linewidth=1, label=label)
+            for run, (split, colour) in product(runs, (("train", "C0"), ("test", "C1"))):
+                values, label = run[f"{split}_{kind}"], split if run is runs[0] else None
+                epochs = range(1, len(values) + 1)
+                axes.plot(epochs, values, color=colour, alpha=0.7, linewidth=1, label=label)
             axes.grid(alpha=0.3)
             axes.set_ylabel(kind if column == 0 else "")
         grid[0, column].set_title(f"{name} (n = {len(runs)})")

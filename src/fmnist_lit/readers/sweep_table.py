@@ -1,6 +1,7 @@
 """The table of all jobs of a sweep."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,15 @@ from fmnist_lit.summary import rendered
 def read_job(directory: Path, sweep: Path) -> dict[str, Any]:
     """Read one job of a sweep: its overrides, and its metrics or the reason why it has none."""
     job: dict[str, Any] = {"job": str(directory.relative_to(sweep)), "metrics": None}
-    try:
+    job |= {"overrides": ["(overrides unknown)"], "reason": why_unfinished(directory)}
+    with suppress(UserError):
         job["overrides"] = read_overrides(directory)
-    except UserError:
-        job["overrides"] = ["(overrides unknown)"]
-    try:
-        job["reason"] = why_unfinished(directory)
-        if job["reason"] is None:
+    if job["reason"] is None:
+        try:
             checked_config(directory, trust=None)  # metrics of nobody knows what are no result
             job["metrics"] = read_metrics(directory)
-    except UserError as error:
-        job["reason"] = f"damaged: {error}"
+        except UserError as error:
+            job["reason"] = f"damaged: {error}"
     return job
 
 

@@ -5,16 +5,15 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from pandas import DataFrame
-from scipy.stats import t as student
 
 from fmnist_lit.config import INCIDENTAL, leaves
 from fmnist_lit.errors import UsageError, UserError, choices, printable
 from fmnist_lit.readers.run_directory import RunDirectory
-from fmnist_lit.readers.text import markdown, markdown_table, no_formula
+from fmnist_lit.readers.spread import spread
+from fmnist_lit.readers.text import no_formula, render
 from fmnist_lit.run_files import read_history, read_metrics, why_unfinished
 
 SEED = "seed"
@@ -24,30 +23,26 @@ OWN = ("test_accuracy", "test_loss", "test_std", "test_95_low", "test_95_high")
 HANDFUL = 5  # columns of a readable table that say what differs; CSV and JSON have all
 
 
+class Run(NamedTuple):
+    """One run: the option chosen of each group, the value of each dotted key, and its numbers."""
+
+    options: dict[str, str]
+    values: dict[str, str]
+    numbers: dict[str, float]
+
+
 class Runs(NamedTuple):
     """Some runs, a row each in both tables.
 
     Args:
         keys: as text, the option chosen of each config group, then the value of every dotted key; "-": none.
         groups: the columns of ``keys`` that are config groups.
-        numbers: metrics of each split ("test_accuracy"), seconds, parameters and seed of finished runs.
+        numbers: of finished runs: those of metrics.json ("seconds", "test_accuracy").
     """
 
     keys: DataFrame
     groups: list[str]
     numbers: DataFrame
-
-    def part(self, rows: Any) -> "Runs":
-        """Return some of the runs."""
-        return Runs(self.keys.loc[rows], self.groups, self.numbers.loc[rows])
-
-
-class Spread(NamedTuple):
-    """Mean, standard deviation and 95% interval of the mean; the last two are None for one value."""
-
-    mean: float
-    std: float | None
-    interval: tuple[float, float] | None
 
 
 class Results(NamedTuple):
@@ -70,8 +65,11 @@ def run_directories(folder: Path) -> list[Path]:
     return sorted(path for path in found if path.name != ".hydra")
 
 
-def read_run(path: Path) -> tuple[dict[str, str], dict[str, str], dict[str, Any]]:
-    """Read the choices, the values and, of a finished run, the metrics.
+def read_run(path: Path, last: bool = False) -> Run:
+    """Read what tells a run from others, and of a finished one the numbers.
+
+    Args:
+        last: those of the last epoch too.
 
     Raises:
         UserError: the folder holds no run.
@@ -86,24 +84,9 @@ def read_run(path: Path) -> tuple[dict[str, str], dict[str, str], dict[str, Any]
     # Before its end a run is known by the classes that it builds.
     targets = {key.removesuffix("._target_"): values[key] for key in values if key.endswith("._target_")}
     chosen = metrics.get("choices", {group: name for group, name in targets.items() if "." not in group})
-    return {k: v for k, v in chosen.items() if k not in INCIDENTAL_GROUPS}, values, metrics
-
-
-def read_runs(paths: Sequence[Path]) -> Runs:
-    """Read what tells runs apart, and the metrics of those that are finished.
-
-    Raises:
-        UserError: a folder holds no run.
-    """
-    return as_runs([read_run(path) for path in paths])
-
-
-def as_runs(read: Sequence[tuple[dict[str, str], dict[str, str], dict[str, Any]]]) -> Runs:
-    """Put what was read of runs into tables."""
-    groups = list(dict.fromkeys(group for chosen, _, _ in read for group in chosen))
-    names = list(dict.fromkeys([*groups, *(key for _, values, _ in read for key in values)]))
-    keys = DataFrame([values | chosen for chosen, values, _ in read], columns=names, dtype=object)
-    return Runs(keys.fillna("-"), groups, DataFrame([numbers_of(metrics) for _, _, metrics in read]))
+    options = {group: name for group, name in chosen.items() if group not in INCIDENTAL_GROUPS}
+    numbers = {k.replace(".", "_", 1): v for k, v in leaves(metrics) if isinstance(v, int | float)}
+    return Run(options, values, numbers | (last_epoch(path) if last else {}))
 
 
 def last_epoch(run: Path) -> dict[str, float]:
@@ -113,20 +96,16 @@ def last_epoch(run: Path) -> dict[str, float]:
         UserError: its history cannot be read.
     """
     last = read_history(run).iloc[-1]
-    found: dict[str, float] = {
-        f"last_{name}": float(last[name]) for name in last.index if name.startswith(SPLITS)
-    }
-    found["final_rate"] = float(last["learning_rate"])
-    return found
+    metrics = {f"last_{name}": float(value) for name, value in last.items() if str(name).startswith(SPLITS)}
+    return metrics | {"final_rate": float(last["learning_rate"])}
 
 
-def numbers_of(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers of a run in a flat mapping."""
-    splits = {split: metrics.get(split) or {} for split in SPLITS}
-    flat = {f"{split}_{name}": value for split, of in splits.items() for name, value in of.items()}
-    known = ("seconds", "parameters", "epochs", "images_per_second", "training_tflop", SEED)
-    flat |= {key: metrics[key] for key in known if key in metrics} | metrics.get("last", {})
-    return flat
+def as_runs(read: Sequence[Run]) -> Runs:
+    """Put what was read of runs into tables."""
+    groups = list(dict.fromkeys(group for run in read for group in run.options))
+    names = list(dict.fromkeys([*groups, *(key for run in read for key in run.values)]))
+    keys = DataFrame([run.values | run.options for run in read], columns=names, dtype=object)
+    return Runs(keys.fillna("-"), groups, DataFrame([run.numbers for run in read]))
 
 
 def varying_keys(runs: Runs) -> list[str]:
@@ -135,21 +114,15 @@ def varying_keys(runs: Runs) -> list[str]:
     What follows from a difference already named is left out: the keys of an option where two runs chose
     different options, everything where they are different experiments.
     """
+
+    def differ(name: str) -> bool:
+        named = dict.fromkeys(("experiment", name.partition(".")[0]))
+        alike = [group for group in named if group in runs.groups and group != name]
+        return bool((runs.keys.groupby(alike)[name].nunique() > 1).any()) if alike else True
+
     counts = runs.keys.nunique()
-    varied = [name for name in runs.keys if counts[name] > 1]
-
-    def differ(name: str, *given: str) -> bool:
-        alike = [group for group in dict.fromkeys(given) if group in runs.groups]
-        return not alike or bool((runs.keys.groupby(alike)[name].nunique() > 1).any())
-
-    groups = [name for name in varied if name in runs.groups and name != "experiment"]
-    first = [name for name in varied if name == "experiment" and name in runs.groups]
-    further = [name for name in varied if name not in runs.groups]
-    return [
-        *first,
-        *(name for name in groups if differ(name, "experiment")),
-        *(name for name in further if differ(name, "experiment", name.partition(".")[0])),
-    ]
+    varied = [name for name in runs.keys if counts[name] > 1 and differ(name)]
+    return sorted(varied, key=lambda name: name != "experiment")
 
 
 def varying(runs: Runs, name: str) -> str:
@@ -164,7 +137,7 @@ def varying(runs: Runs, name: str) -> str:
 
 def labels(paths: Sequence[Path]) -> list[str]:
     """Name each run by what tells it from the others, by its folder where nothing does."""
-    runs = read_runs(paths)
+    runs = as_runs([read_run(path) for path in paths])
     differing = runs.keys[varying_keys(runs)].to_dict("records")
     names = [" ".join(f"{key}={value}" for key, value in row.items()) for row in differing]
     return [
@@ -183,16 +156,6 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def spread(values: Sequence[float], limits: tuple[float, float] = (-math.inf, math.inf)) -> Spread:
-    """Return mean, standard deviation (n - 1) and Student's 95% interval of the mean, cut to its limits."""
-    mean = fmean(values)
-    if len(values) < 2:
-        return Spread(mean, None, None)
-    std = stdev(values)
-    half = float(student.ppf(0.975, len(values) - 1)) * std / math.sqrt(len(values))
-    return Spread(mean, std, (max(limits[0], mean - half), min(limits[1], mean + half)))
-
-
 def collect(folder: Path, group_by: Sequence[str] = (), columns: Sequence[str] = ()) -> Results:
     """Read all runs at or below a folder.
 
@@ -206,25 +169,22 @@ def collect(folder: Path, group_by: Sequence[str] = (), columns: Sequence[str] =
         UserError: there is no run.
         UsageError: no run has such a key or column.
     """
-    found = run_directories(folder) if folder.is_dir() else []
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder.")
+    found = run_directories(folder)
     if not found:
-        raise UserError(f"{folder} holds no run." if folder.is_dir() else f"{folder}: no such folder.")
+        raise UserError(f"{folder} holds no run.")
     searches = Counter(path.parent for path in found if (path.parent / "study.lock").exists())
     if searches.total() == len(found):  # they alone were asked for
         searches.clear()
     read, without = [], []
     for path in (path for path in found if path.parent not in searches):
-        reason = why_unfinished(path)
         try:
-            if reason is None:
-                keys_of_run = read_run(path)
-                if columns:
-                    keys_of_run[2]["last"] = last_epoch(path)
-                read.append(keys_of_run)
+            if reason := why_unfinished(path):
+                raise UserError(reason)
+            read.append(read_run(path, last=bool(columns)))
         except UserError as error:
-            reason = str(error)
-        if reason is not None:
-            without.append((path, reason))
+            without.append((path, str(error)))
     if not read:
         return Results([], [], [], without, searches)
     runs = as_runs(read)
@@ -232,14 +192,16 @@ def collect(folder: Path, group_by: Sequence[str] = (), columns: Sequence[str] =
     for key in keys:
         if key not in runs.keys:
             raise UsageError(f"--group-by {key}: no run has such a group or key. {choices(key, runs.keys)}")
-    groups = [of.index for _, of in runs.keys.groupby(keys, sort=False)] if keys else [runs.keys.index]
-    further = [name for name in runs.numbers if name.startswith("test_") and name not in OWN]
     for name in columns:
         if name not in runs.numbers:
             raise UsageError(f"--columns {name}: no run has such a number. {choices(name, runs.numbers)}")
-    further = list(dict.fromkeys(columns)) or further
-    rows = [make_row(keys, further, runs.part(rows)) for rows in groups]
-    return Results(keys, further, sorted(rows, key=lambda row: -row["test_accuracy"]), without, searches)
+    of_test = [name for name in runs.numbers if name.startswith("test_") and name not in OWN]
+    further = [name for name in of_test if not name.startswith("test_flipped_")]
+    measured = list(dict.fromkeys(columns)) or further
+    groups = [of.index for _, of in runs.keys.groupby(keys, sort=False)] if keys else [runs.keys.index]
+    alike = [Runs(runs.keys.loc[index], runs.groups, runs.numbers.loc[index]) for index in groups]
+    rows = sorted((make_row(keys, measured, of) for of in alike), key=lambda row: -row["test_accuracy"])
+    return Results(keys, measured, rows, without, searches)
 
 
 def make_row(keys: Sequence[str], measured: Sequence[str], runs: Runs) -> dict[str, Any]:
@@ -295,61 +257,23 @@ def as_csv(results: Results) -> str:
 
 def as_markdown(results: Results) -> str:
     """Return tables to read: accuracies in percent, a handful of differences; what has no row apart."""
-    lines = []
-    if results.rows:
-        shown, folded = results.keys, []
-        if len(results.keys) > HANDFUL + 1:
-            shown, folded = results.keys[:HANDFUL], results.keys[HANDFUL:]
-        headings = [
-            *map(markdown, shown),
-            *(["also"] if folded else []),
-            "n",
-            "test accuracy",
-            "95% interval",
-        ]
-        headings += ["val accuracy", *(markdown(titled(name)) for name in results.measured)]
-        headings += ["seconds", "parameters", "notes"]
-        rows = []
-        for row in results.rows:
-            also = [few([f"{key}={row[key]}" for key in folded if row[key] != "-"])] if folded else []
-            rows.append(
-                [*map(markdown, [*(row[key] for key in shown), *also]), *texts(row, results.measured)]
-            )
-        lines = [markdown_table(headings, rows, numbers=6 + len(results.measured))]
-        lines += ["", "n: seeds. 95% interval of the mean over seeds: Student's t, cut to 0 to 100%."]
-    if results.searches:
-        lines += ["", "Trials of a search, kept apart; name its folder to tabulate them:", ""]
-        lines += [f"- {markdown(path)}: {count} trials" for path, count in results.searches.items()]
-    if results.without:
-        lines += ["", f"Without a result ({len(results.without)}):", ""]
-        lines += [f"- {markdown(path)}: {markdown(reason, most=300)}" for path, reason in results.without]
-    return "\n".join(lines) + "\n"
+    few_keys = len(results.keys) <= HANDFUL + 1
+    shown, folded = (results.keys, []) if few_keys else (results.keys[:HANDFUL], results.keys[HANDFUL:])
+    return render(
+        "results.md",
+        results=results,
+        shown=shown,
+        folded=folded,
+        also=lambda row: few([f"{key}={row[key]}" for key in folded if row[key] != "-"]),
+        few=few,
+        titled=titled,
+        splits=SPLITS,
+    )
 
 
 def titled(name: str) -> str:
     """Return a number's name as a heading: the split, or the last epoch's, apart from the metric."""
     return name.replace("_", " ", 2 if name.startswith("last_") else 1)
-
-
-def texts(row: Mapping[str, Any], measured: Sequence[str]) -> list[str]:
-    """Return a row's numbers as text, percent for accuracies."""
-
-    def text(name: str, form: str) -> str:
-        return "-" if row.get(name) is None else format(row[name], form)
-
-    notes = [f"mixes {few(row['mixes'])}: no spread over seeds"] if row["mixes"] else []
-    notes += ["one seed: no spread"] if row["seeds"] == 1 and not row["mixes"] else []
-    std, low = row["test_std"], row["test_95_low"]
-    return [
-        f"{row['seeds']}" + (f" ({row['runs']} runs)" if row["runs"] != row["seeds"] else ""),
-        f"{row['test_accuracy']:.2%}" + (f" ± {100 * std:.2f}" if std is not None else ""),
-        "-" if low is None else f"{low:.2%} to {row['test_95_high']:.2%}",
-        text("val_accuracy", ".2%"),
-        *(text(name, ".4f" if name.startswith(SPLITS) else ".4g") for name in measured),
-        text("seconds", ".0f"),
-        text("parameters", ",d"),
-        markdown("; ".join(notes), most=300) or "-",
-    ]
 
 
 def few(items: Sequence[str]) -> str:

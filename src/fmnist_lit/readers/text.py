@@ -1,7 +1,6 @@
 """Texts from foreign words: Markdown, HTML and CSV in which nothing is markup, and the templates of pages."""
 
 import re
-from collections.abc import Iterable, Sequence
 from typing import Any
 from unicodedata import normalize
 
@@ -13,19 +12,13 @@ SIGNS = ("=", "+", "-", "@")  # spreadsheets take such text for a formula
 
 
 def markdown(text: object, most: int = 200) -> str:
-    """Return a text for Markdown in which nothing is markup, link or HTML."""
-    return re.sub(r"([\\`*]|(?<=\])[(\[:])", r"\\\1", printable(text, most)).replace("<", "&lt;")
+    """Return a text for Markdown in which nothing is markup, link, HTML or the end of a table's cell."""
+    return re.sub(r"([\\`*|]|(?<=\])[(\[:])", r"\\\1", printable(text, most)).replace("<", "&lt;")
 
 
-def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> str:
-    """Return a Markdown table of texts that are Markdown.
-
-    Args:
-        numbers: of the columns before the last; they are aligned to the right.
-    """
-    rule = ["---"] * (len(headings) - numbers - 1) + ["---:"] * numbers + ["---"]
-    lines = [[str(cell).replace("|", "\\|") for cell in row] for row in (headings, rule, *rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def number(value: float | None, form: str) -> str:
+    """Return a number as text, "-" for none."""
+    return "-" if value is None else format(value, form)
 
 
 def no_formula(value: Any) -> Any:
@@ -34,6 +27,16 @@ def no_formula(value: Any) -> Any:
         return value
     text = printable(value, most=len(value))
     return f"'{text}" if normalize("NFKC", value.lstrip()).startswith(SIGNS) else text
+
+
+def last_name(target: object) -> str:
+    """Return a class's name without its module."""
+    return str(target).rpartition(".")[2]
+
+
+def filled(text: str, **values: Any) -> str:
+    """Fill a template that is a text of the project itself."""
+    return Environment(undefined=StrictUndefined).from_string(text).render(values)
 
 
 def render(template: str, **values: Any) -> str:
@@ -46,6 +49,6 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"markdown": markdown, "printable": printable}
-    templates.globals["table"] = markdown_table
+    further = (markdown, number, printable, last_name)
+    templates.filters |= {function.__name__: function for function in further}
     return templates.get_template(template).render(values)
