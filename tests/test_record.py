@@ -83,7 +83,7 @@ def test_records_are_of_the_experiments_as_they_stand_in_conf(composed: Any) -> 
     for record in RECORDS:
         parted = (override.partition("=") for override in record["overrides"])
         overrides = [f"{KEYS.get(key, key)}{sign}{value}" for key, sign, value in parted]
-        config = composed(f"experiment={record['experiment']}", *overrides)
+        config = composed(f"experiment={record['experiment']}", f"seed={record['seed']}", *overrides)
         now = {key: value for key, value in leaves(config) if is_kept(key)}
         then = {key: value for key, value in modern(record["config"]).items() if is_kept(key)}
         assert {key: now[key] for key in then} == then, record["experiment"]
