@@ -13,7 +13,6 @@ from typing import Any
 
 import lightning as L
 import optuna
-from filelock import FileLock
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from lightning.pytorch.callbacks import LambdaCallback
@@ -37,7 +36,7 @@ from fmnist_lit.config import (
 )
 from fmnist_lit.distributed import world_size
 from fmnist_lit.errors import Diverged, UsageError
-from fmnist_lit.files import write_json, write_whole
+from fmnist_lit.files import locked, write_json, write_whole
 from fmnist_lit.interrupt import Interrupted
 from fmnist_lit.overrides import as_meant, value_of
 from fmnist_lit.run import run
@@ -138,7 +137,7 @@ def optimize(
     config, _, _ = compose_config([*search.overrides, *overrides_of(search.start)])
     overrides = [item for item in search.overrides if key_of(item) not in INCIDENTAL]
     asked = dict(leaves(search._replace(overrides=overrides)._asdict())) | {"seed": seed}
-    with FileLock(folder / "study.lock"):  # several workers may start at once
+    with locked(folder / "study.lock", f"Waiting for another worker of {name} ..."):
         study = optuna.create_study(
             storage=opened(storage),
             pruner=optuna.pruners.MedianPruner(n_startup_trials=5),
