@@ -224,6 +224,7 @@ def test_a_terminal_shows_progress(steps: int, trained: Any, monkeypatch: pytest
     monkeypatch.setattr("sys.stdout", screen)
     trained(*TINY, f"steps_per_execution={steps}", "trainer.max_epochs=1")
     assert "Epoch 1/1" in screen.getvalue()
+    assert "val_accuracy" in screen.getvalue(), "what is monitored"
     assert f"{math.ceil(10 / steps)}/{math.ceil(10 / steps)}" in screen.getvalue()
 
 

@@ -222,12 +222,12 @@ class Classifier(L.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the epoch's metrics after its last batch: callbacks find them in ``on_train_epoch_end``."""
-        if self.trainer.is_last_batch:
+        if self.trainer.is_last_batch or self.trainer.global_step == self.trainer.max_steps:
             self.log_metrics(["train"], logger=True)
             self.logged = True
 
     def on_train_epoch_end(self) -> None:
-        """Log an epoch that was cut short; let a schedule that looks at metrics step.
+        """Log an epoch that a callback cut short; let a schedule that looks at metrics step.
 
         Raises:
             UserError: nobody logs what is monitored; nothing else would say so.
@@ -344,4 +344,5 @@ class Classifier(L.LightningModule):
         how: dict[str, Any] = {"on_step": False, "on_epoch": True, "sync_dist": True, "batch_size": 1}
         if logger:
             self.log("step", self.trainer.current_epoch + 1.0, logger=True, **how)
-        self.log_dict(counted, prog_bar="val" in splits, logger=logger, **how)
+        shown = "val" in splits or not counted.keys().isdisjoint(monitors(self.trainer))
+        self.log_dict(counted, prog_bar=shown, logger=logger, **how)
