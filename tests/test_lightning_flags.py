@@ -17,7 +17,7 @@ from fmnist_lit.errors import UsageError
 from fmnist_lit.readers.evaluate import evaluate
 from fmnist_lit.readers.run_directory import RunDirectory
 from fmnist_lit.run import run
-from fmnist_lit.trainer import build_callbacks, steps_per_execution
+from fmnist_lit.trainer import build_callbacks
 from tests.fixtures import SMALL, answer_in_process
 
 CALLBACKS = "lightning.pytorch.callbacks"
@@ -223,7 +223,8 @@ def test_a_terminal_shows_progress(steps: int, trained: Any, monkeypatch: pytest
     screen = Terminal()
     monkeypatch.setattr("sys.stdout", screen)
     trained(*TINY, f"steps_per_execution={steps}", "trainer.max_epochs=1")
-    assert "Epoch 0/0" in screen.getvalue()
+    assert "Epoch 1/1" in screen.getvalue()
+    assert "val_accuracy" in screen.getvalue(), "what is monitored"
     assert f"{math.ceil(10 / steps)}/{math.ceil(10 / steps)}" in screen.getvalue()
 
 
@@ -233,9 +234,15 @@ def test_a_rate_monitored_in_each_step_is_logged_in_each_step(fit: Any) -> None:
     assert len(logged(directory)["lr-SGD"]) == 10
 
 
-def test_an_epochs_rate_leaves_several_steps_at_once(composed: Any) -> None:
-    config = composed(*SMALL, *TINY, *RATE, "+callbacks.rate.logging_interval=epoch")
-    assert steps_per_execution(config, build_callbacks(config)) > 1
+@pytest.mark.parametrize("interval", ["epoch", "step"])
+def test_a_monitored_rate_stands_at_the_optimizers_steps(interval: str, fit: Any) -> None:
+    directory, _, _ = fit(
+        *RATE, f"+callbacks.rate.logging_interval={interval}", "+trainer.log_every_n_steps=10"
+    )
+    rows = list(csv.DictReader((directory / "csv" / "metrics.csv").open()))
+    assert [row["step"] for row in rows if row["lr-SGD"]] == (
+        ["0", "10"] if interval == "epoch" else ["9", "19"]
+    )
 
 
 @pytest.mark.parametrize("node", ["callbacks.resume=null", "~callbacks.resume"])

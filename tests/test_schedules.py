@@ -159,7 +159,7 @@ def test_lightnings_forms_are_taken(sgd: torch.optim.Optimizer) -> None:
 
 def test_ours_are_what_they_were(sgd: torch.optim.Optimizer) -> None:
     """Positional as the run calls them, with the keys of conf/schedule."""
-    assert schedules.constant(sgd, 10) is None
+    assert schedules.constant(sgd) is None
     for schedule in (
         schedules.cosine(sgd, 10, min_lr=0.0),
         schedules.onecycle(sgd, 10, warmup=0.1, div_factor=25, final_div_factor=1e4),

@@ -46,6 +46,9 @@ WORDS = {
 RULES = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 
 
+CLASSES = ("classes", "num_classes")  # how many, by either name
+
+
 class Role(NamedTuple):
     """What a node of a group must describe.
 
@@ -63,7 +66,7 @@ class Role(NamedTuple):
 
 
 ROLES = {
-    "augment.*": Role("collections.abc.Callable", offered=("classes",)),
+    "augment.*": Role("collections.abc.Callable", offered=CLASSES),
     "callbacks.*": Role("lightning.pytorch.Callback", given=("directory", "signals", "computed")),
     "data": Role(
         "lightning.pytorch.LightningDataModule",
@@ -71,8 +74,8 @@ ROLES = {
     ),
     "data.images": Role("fmnist_lit.data.dataset.Images", "fmnist_lit.data.dataset.Images", ("fetch",)),
     "logger.*": Role("lightning.pytorch.loggers.Logger", given=("save_dir",)),
-    "metrics.*": Role("torchmetrics.Metric", offered=("num_classes",)),
-    "model": Role("torch.nn.Module", offered=("classes",)),
+    "metrics.*": Role("torchmetrics.Metric", offered=CLASSES),
+    "model": Role("torch.nn.Module", offered=CLASSES),
     "model.*": Role("torch.nn.Module"),
     "optim": Role("torch.optim.Optimizer", given=("params",)),
     "patch": Role("torch.nn.Module"),
@@ -333,6 +336,8 @@ def build(
     """
     target = target_of(node, key, trusted)
     known = inspect.signature(target).parameters
+    if "classes" in facts:
+        facts["num_classes"] = facts["classes"]
     wanted = {name: fact for name, fact in facts.items() if name in known and name not in node}
     named = {
         name: build(value, f"{key}.{name}", trusted=trusted) if is_node(value) else value

@@ -13,8 +13,9 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from lightning.pytorch import callbacks
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
+from lightning.pytorch.utilities import move_data_to_device
 
 from fmnist_lit.checkpoints import BEST, LAST, diverged
 from fmnist_lit.constraints import Count, NotNegative, Text
@@ -22,7 +23,7 @@ from fmnist_lit.data.loader import size_of
 from fmnist_lit.distributed import gathered, largest
 from fmnist_lit.files import write_whole
 from fmnist_lit.interrupt import Interrupted, Signals
-from fmnist_lit.schedules import mode_of, require_logged
+from fmnist_lit.schedules import mode_of
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,13 @@ def now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+def monitors(trainer: L.Trainer) -> list[str]:
+    """Return the metrics that a run's callbacks look at."""
+    kinds = ModelCheckpoint | callbacks.EarlyStopping
+    found = (one.monitor for one in trainer.callbacks if isinstance(one, kinds))  # type: ignore[attr-defined]
+    return list(dict.fromkeys(monitor for monitor in found if monitor))
 
 
 class History(Checkpoint):
@@ -55,6 +63,7 @@ class History(Checkpoint):
         self.images = self.all_images = 0  # of this epoch, of all
         self.steps_s = 0.0  # of all epochs
         self.validated = False
+        self.metrics: dict[str, torch.Tensor] = {}  # that were logged when the epoch began
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rows, the sums, and where the epoch stands."""
@@ -67,8 +76,15 @@ class History(Checkpoint):
         self.started = time.perf_counter() - kept.pop("elapsed")
         vars(self).update(kept)
 
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep what was logged so far: an epoch's start does not come again."""
+        checkpoint["callbacks"][self.state_key]["metrics"] = {**self.metrics, **trainer.callback_metrics}
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let the file hold what the checkpoint does."""
+        """Let the file hold what the checkpoint does, and callbacks see what was logged before."""
+        trainer.callback_metrics.update(move_data_to_device(self.metrics, pl_module.device))
         if self.rows or self.path.exists():
             self.write(trainer)
 
@@ -77,6 +93,13 @@ class History(Checkpoint):
         self.started, self.validation_s = now(pl_module.device), 0.0
         self.images, self.validated = 0, False
         self.rate = trainer.optimizers[0].param_groups[0]["lr"]
+        self.metrics = dict(
+            trainer.callback_metrics
+        )  # what is logged here Lightning shows at the epoch's end
+        bar = trainer.progress_bar_callback
+        if isinstance(bar, RichProgressBar) and bar.progress and bar.train_progress_bar_id is not None:
+            title = f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"  # Lightning counts from 0
+            bar.progress.update(bar.train_progress_bar_id, description=title)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -94,26 +117,19 @@ class History(Checkpoint):
         self.validated = not trainer.sanity_checking
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the epoch's row.
-
-        Raises:
-            UserError: nobody logs what another callback monitors; nothing else would say so.
-        """
+        """Write the epoch's row."""
         seconds = now(pl_module.device) - self.started
         steps_s = seconds - self.validation_s
         self.all_images, self.steps_s = self.all_images + self.images, self.steps_s + steps_s
-        row = {"epoch": float(trainer.current_epoch + 1)} | self.logged(trainer)
+        epoch = {"epoch": float(trainer.current_epoch + 1)}
+        row = epoch | self.logged(trainer) | epoch
         own = {"learning_rate": self.rate, "seconds": seconds, "images_per_second": self.images / steps_s}
         for logger in trainer.loggers:
             logger.log_metrics(own, step=trainer.current_epoch + 1)
         row |= own
         self.rows.append(row)
         self.write(trainer)
-        log.info("%s", self.line(row, trainer.max_epochs))
-        for one in trainer.callbacks:  # type: ignore[attr-defined]
-            monitor = one.monitor if isinstance(one, BestCheckpoint | EarlyStopping) else None
-            if monitor and (self.validated or not monitor.startswith("val")):
-                require_logged("monitor", monitor, trainer.callback_metrics)
+        log.info("%s", self.line(row, trainer.max_epochs, monitors(trainer)))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say that and why training stopped early; Lightning would say nothing."""
@@ -145,7 +161,7 @@ class History(Checkpoint):
         splits = ("train", "val", "test") if self.validated else ("train",)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         of_splits = [name for split in splits for name in metrics if name.startswith(f"{split}_")]
-        others = [name for name in metrics if not name.startswith(("train_", "val_", "test_", STEP))]
+        others = [n for n in metrics if n != STEP and not n.startswith(("train_", "val_", "test_"))]
         return {name: metrics[name] for name in [*of_splits, *others]}
 
     def write(self, trainer: L.Trainer) -> None:
@@ -161,14 +177,21 @@ class History(Checkpoint):
         write_whole(self.path, text.getvalue().encode())
 
     @staticmethod
-    def line(row: Mapping[str, float], epochs: int | None) -> str:
-        """Return a row as a line to read."""
-        parts = [
-            f"{split} loss {row[f'{split}_loss']:.4f} accuracy {row[f'{split}_accuracy']:.4f}"
-            for split in ("train", "val", "test")
-            if f"{split}_loss" in row
-        ]
-        return f"epoch {row['epoch']:.0f}/{epochs}: " + ", ".join([*parts, f"{row['seconds']:.1f} s"])
+    def line(row: Mapping[str, float], epochs: int | None, monitored: Sequence[str] = ()) -> str:
+        """Return a row as a line to read: each split's metrics, what else is monitored, the time to the end."""
+        parts = []
+        for split in ("train", "val", "test"):
+            own = {n.removeprefix(f"{split}_"): row[n] for n in row if n.startswith(f"{split}_")}
+            names = [n for n in dict.fromkeys(["loss", "accuracy", *own]) if n in own and n != "loss_sum"]
+            if names:
+                parts.append(" ".join([split, *(f"{name} {own[name]:.4f}" for name in names)]))
+        others = [n for n in monitored if n in row and not n.startswith(("train_", "val_", "test_"))]
+        parts += [f"{name} {row[name]:.4f}" for name in others]
+        parts.append(f"{row['seconds']:.1f} s")
+        left = ((epochs or 0) - row["epoch"]) * row["seconds"] / 60
+        if left >= 1:
+            parts.append(f"{left:.0f} min left")
+        return f"epoch {row['epoch']:.0f}/{epochs}: " + ", ".join(parts)
 
 
 class BestCheckpoint(ModelCheckpoint):

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel
-from torchmetrics import Metric
 
 from fmnist_lit.build import (
     RULES,
@@ -18,14 +17,16 @@ from fmnist_lit.build import (
     build,
     check_node,
     checked,
+    is_inside,
     is_node,
     trainer_arguments,
 )
 from fmnist_lit.config import Config, has_validation
 from fmnist_lit.constraints import Positive
 from fmnist_lit.data.split import require_fold
-from fmnist_lit.errors import UsageError
+from fmnist_lit.errors import UsageError, choices
 from fmnist_lit.finetune import freeze
+from fmnist_lit.metrics import try_metric
 from fmnist_lit.models.initialization import initialize
 from fmnist_lit.schedules import build_schedule
 from fmnist_lit.trainer import try_trainer
@@ -55,7 +56,7 @@ def check(config: Mapping[str, Any], trusted: Sequence[str] | None = None) -> No
     checked(arguments_model(initialize, ("model",)), config["init"], "init.")
     checked(trainer_arguments(), config["trainer"], "trainer.")
     checked(Debug, config["debug"], "debug.")
-    for combination in (check_patch, check_folds, check_validation, check_overfit, check_devices):
+    for combination in (check_patch, check_folds, check_monitors, check_overfit, check_devices):
         combination(config)
     for key, node in nodes(config):
         if key != "schedule":  # the run has to add to it
@@ -79,31 +80,14 @@ def try_out(config: Mapping[str, Any], trusted: Sequence[str] | None) -> None:
     """
     for key, node in nodes(config):
         if key.startswith(("augment.", "metrics.")):
-            built = build(node, key, trusted=trusted, classes=10, num_classes=10)
+            built = build(node, key, trusted=trusted, classes=10)
             if key.startswith("metrics."):
-                try_metric(built, key)
+                try_metric(built, key.removeprefix("metrics."), node.get("num_classes") or 10)
     with torch.device("meta"):
         freeze(build(config["model"], "model", trusted=trusted, classes=10), config["freeze"])
     optimizer = build(config["optim"], "optim", [torch.nn.Parameter(torch.zeros(1))], trusted=trusted)
-    build_schedule(config["schedule"], optimizer, 1000, trusted)
+    build_schedule(config["schedule"], optimizer, 1000, trusted, config["metrics"])
     try_trainer(config)
-
-
-def try_metric(metric: Metric, key: str) -> None:
-    """Let a metric count ten images, one of each class.
-
-    Raises:
-        UsageError: it cannot, or what it gives is not one number.
-    """
-    try:
-        metric.update(torch.eye(10).softmax(1), torch.arange(10))
-        found = metric.compute()
-    except Exception as error:  # whatever it says of such arguments
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"{key}: {type(metric).__name__} takes no outputs and labels: {said}") from error
-    if not isinstance(found, torch.Tensor) or found.numel() != 1:
-        shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
-        raise UsageError(f"{key}: {type(metric).__name__} gives {shape}; a metric must give one number.")
 
 
 def check_patch(config: Mapping[str, Any]) -> None:
@@ -121,8 +105,11 @@ def check_patch(config: Mapping[str, Any]) -> None:
         )
 
 
-def check_validation(config: Mapping[str, Any]) -> None:
-    """What looks at validation data needs some, and nothing looks at test data."""
+def check_monitors(config: Mapping[str, Any]) -> None:
+    """What looks at validation data needs some, nothing looks at test data, nor at what nobody logs."""
+    metrics = ("loss", "accuracy", *(name for name, node in config["metrics"].items() if node))
+    known = ["train_loss_sum", *(f"{split}_{name}" for split in ("train", "val") for name in metrics)]
+    others = any(node and may_log(str(node.get(TARGET))) for node in config["callbacks"].values())
     watching = {"schedule": config["schedule"]} | {
         f"callbacks.{name}": node for name, node in config["callbacks"].items() if node
     }
@@ -137,6 +124,13 @@ def check_validation(config: Mapping[str, Any]) -> None:
                 f"{key} looks at {node['monitor']}, and there is no validation data. "
                 "Set data.val_fraction above 0, or leave it out."
             )
+        if isinstance(node.get("monitor"), str) and not others and monitor not in known:
+            raise UsageError(f"{key}.monitor={monitor}: nothing logs it. {choices(monitor, known)}")
+
+
+def may_log(target: str) -> bool:
+    """Whether a callback may log what can be monitored: anybody's own, and one of Lightning's."""
+    return not is_inside(target, ("fmnist_lit", "lightning")) or target.endswith(".LearningRateMonitor")
 
 
 def check_folds(config: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchmetrics import Metric, MetricCollection
 
+from fmnist_lit.callbacks import monitors
 from fmnist_lit.checkpoints import diverged
 from fmnist_lit.data.loader import Batch, Shard
 from fmnist_lit.distributed import gathered, share_buffers
@@ -89,7 +90,7 @@ class Classifier(L.LightningModule):
         self.clip_val = gradient_clip_val
         self.clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
         self.schedule: Schedule = None
-        self.validated = False  # this epoch
+        self.validated = self.logged = False  # this epoch; its training
         self.averaged: AveragedModel | None = None
         if ema_decay is not None:
             average = get_ema_multi_avg_fn(ema_decay)
@@ -217,11 +218,25 @@ class Classifier(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Forget what is of the last epoch; checkpoints of earlier versions hold its sums."""
         self.metrics_of("train").reset()
-        self.validated = False
+        self.validated = self.logged = False
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log the epoch's metrics after its last batch: callbacks find them in ``on_train_epoch_end``."""
+        if self.trainer.is_last_batch or self.trainer.global_step == self.trainer.max_steps:
+            self.log_metrics(["train"], logger=True)
+            self.logged = True
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch's metrics; let a schedule that looks at them step."""
-        self.log_metrics(["train"], logger=True)
+        """Log an epoch that a callback cut short; let a schedule that looks at metrics step.
+
+        Raises:
+            UserError: nobody logs what is monitored; nothing else would say so.
+        """
+        if not self.logged:
+            self.log_metrics(["train"], logger=True)
+        for monitor in monitors(self.trainer):
+            if self.validated or not monitor.startswith("val"):
+                require_logged("monitor", monitor, self.trainer.callback_metrics)
         schedule = self.schedule
         if schedule is None or schedule["interval"] != "epoch":
             return
@@ -319,13 +334,15 @@ class Classifier(L.LightningModule):
         )
         return losses
 
-    def log_metrics(self, splits: Iterable[str], logger: bool) -> None:
+    def log_metrics(self, splits: Sequence[str], logger: bool) -> None:
         """Log what was counted, and forget it; loggers, if they are to have it, get the epoch's number."""
         counted: dict[str, Tensor] = {}
         for split in splits:
             counted |= self.metrics_of(split).compute()
             self.metrics_of(split).reset()
         logger = logger and bool(self.trainer.loggers)
+        how: dict[str, Any] = {"on_step": False, "on_epoch": True, "sync_dist": True, "batch_size": 1}
         if logger:
-            counted["step"] = torch.tensor(self.trainer.current_epoch + 1.0)
-        self.log_dict(counted, logger=logger, sync_dist=True, batch_size=1)
+            self.log("step", self.trainer.current_epoch + 1.0, logger=True, **how)
+        shown = "val" in splits or not counted.keys().isdisjoint(monitors(self.trainer))
+        self.log_dict(counted, prog_bar=shown, logger=logger, **how)

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from os.path import expanduser
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +13,9 @@ from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ValidationError, create_model
 
-from fmnist_lit.build import RULES, TARGET, checked
+from fmnist_lit.build import RULES, TARGET, checked, is_inside
 from fmnist_lit.constraints import Count, FolderName, OpenShare, Seed, Share, Text
-from fmnist_lit.errors import UserError
+from fmnist_lit.errors import UsageError, UserError
 
 CONF = Path(__file__).parents[2] / "conf"
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, several times faster, where it was built
@@ -132,6 +132,28 @@ def read_config(run: Path) -> dict[str, Any]:
         UserError: there is none, or it is not what ``train.py`` writes; the message says why.
     """
     return {key: value for key, value in read_all(run).items() if key != ORIGIN}
+
+
+def foreign_packages(config: Mapping[str, Any], known: Sequence[str]) -> list[str]:
+    """Return the packages, other than those known, that a run's classes come from."""
+    targets = [str(value) for key, value in leaves(config) if key.endswith(f".{TARGET}")]
+    names = [target for target in targets if "." in target and not is_inside(target, known)]
+    return sorted({name.partition(".")[0] for name in names})
+
+
+def require_trusted(config: Mapping[str, Any], known: Sequence[str], trust: Sequence[str]) -> None:
+    """Refuse a run whose classes come from several packages, of which not all are trusted by name.
+
+    Raises:
+        UsageError: the message names all at once; of a single one, the refusal of its class does.
+    """
+    packages = foreign_packages(config, (*known, *trust))
+    if packages and (trust or len(packages) > 1):
+        needed = ",".join(dict.fromkeys([*trust, *packages]))
+        raise UsageError(
+            f"its classes are from {', '.join(packages)}, which are built only where you trust them: "
+            f"trust={needed} after resume=RUN, --trust {needed} for a script"
+        )
 
 
 def read_origin(run: Path) -> tuple[dict[str, str], str]:

@@ -6,6 +6,10 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
+from fmnist_lit.errors import UsageError
+
+OWN = ("loss", "accuracy", "loss_sum")
+
 
 class MeanLoss(Metric):
     """Mean cross-entropy over images, summed in double precision: 1,875 losses keep more than four digits."""
@@ -89,3 +93,36 @@ def split_metrics(split: str, further: Mapping[str, Metric]) -> MetricCollection
         own["loss_sum"] = LossSum()
     added = {name: metric.clone() for name, metric in further.items()}
     return MetricCollection(own | added, prefix=f"{split}_", compute_groups=False)  # type: ignore[arg-type]
+
+
+def try_metric(metric: Metric, name: str, outputs: int) -> None:
+    """Let a metric of a config count an image of each class, as training does.
+
+    Args:
+        name: in the config.
+        outputs: of the model.
+
+    Raises:
+        UsageError: it cannot, what it gives is not one number, or a run has a metric of that name itself.
+    """
+    key, kind = f"metrics.{name}", type(metric).__name__
+    if name in OWN or name.startswith("flipped_"):
+        raise UsageError(f"{key}: every run has a metric of this name itself. Choose another name.")
+    try:
+        counting = split_metrics("val", {name: metric})
+        counting.update(
+            preds=torch.eye(outputs).softmax(1),
+            target=torch.arange(outputs),
+            losses=torch.zeros(1, dtype=torch.float64),
+            sizes=torch.ones(2, 1, dtype=torch.float64),
+        )
+        found = counting[f"val_{name}"].compute()
+    except Exception as error:  # whatever it says of such arguments
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(
+            f"{key}: {kind} cannot count by update(preds, target), the outputs of (n, {outputs}) and the "
+            f"labels of (n,): {said}"
+        ) from error
+    if not isinstance(found, torch.Tensor) or found.numel() != 1:
+        shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+        raise UsageError(f"{key}: {kind} gives {shape}; a metric must give one number.")

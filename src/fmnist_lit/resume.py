@@ -12,7 +12,15 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from fmnist_lit.build import TARGET, TRUSTED, is_inside
-from fmnist_lit.config import MAY_CHANGE, leaves, read_config, read_origin, with_absolute_paths
+from fmnist_lit.config import (
+    MAY_CHANGE,
+    foreign_packages,
+    leaves,
+    read_config,
+    read_origin,
+    require_trusted,
+    with_absolute_paths,
+)
 from fmnist_lit.errors import UsageError, UserError
 from fmnist_lit.logs import log_to_console
 from fmnist_lit.run_files import read_metrics
@@ -52,14 +60,14 @@ def named_run(arguments: Sequence[str]) -> Wanted | None:
     if not named:
         return None
     trust = [argument for argument in arguments if argument.startswith("trust=")]
-    changed = [argument for argument in arguments if argument not in (named[0], *trust[:1])]
+    changed = [argument for argument in arguments if argument not in (named[0], *trust)]
     refused = [each for each in changed if each.partition("=")[0].lstrip("+") not in MAY_CHANGE]
     if refused:
         raise UsageError(
             f"resume=RUN takes all that decides a figure from the run. Leave out: {shlex.join(refused)}. "
             f"What may change: {', '.join(MAY_CHANGE)}."
         )
-    packages = "".join(trust).removeprefix("trust=").strip("[]").split(",")
+    packages = ",".join(argument.removeprefix("trust=").strip("[]") for argument in trust).split(",")
     run = Path(os.path.expanduser(named[0].removeprefix("resume=")))
     return Wanted(run, tuple(p.strip() for p in packages if p.strip()), tuple(changed))
 
@@ -69,16 +77,9 @@ def run_of(path: Path) -> Path:
     return next((folder for folder in path.parents if (folder / "config.yaml").is_file()), path)
 
 
-def foreign_packages(config: Mapping[str, Any], known: Sequence[str] = BUILT_FROM) -> list[str]:
-    """Return the packages, other than those known, that a run's classes come from."""
-    targets = [str(value) for key, value in leaves(config) if key.endswith(f".{TARGET}")]
-    names = [target for target in targets if "." in target and not is_inside(target, known)]
-    return sorted({name.partition(".")[0] for name in names})
-
-
 def way_on(directory: Path) -> str:
     """Return the command that goes on with a run of one's own, with what its classes need."""
-    packages = foreign_packages(read_config(directory))
+    packages = foreign_packages(read_config(directory), BUILT_FROM)
     trust = [f"trust={','.join(packages)}"] if packages else []
     return f"python {shlex.join([sys.argv[0], f'resume={directory}', *trust])}"
 
@@ -107,12 +108,7 @@ def resume(directory: Path, trust: Sequence[str] = (), changed: Sequence[str] = 
         if longer:
             require_same_way(config, trust)
         config = with_changes(config, changed)
-        packages = foreign_packages(config, (*BUILT_FROM, *trust))
-        if len(packages) > 1:
-            raise UsageError(
-                f"its classes are from {', '.join(packages)}, which are built only where you trust them: "
-                f"trust={','.join(packages)}"
-            )
+        require_trusted(config, BUILT_FROM, trust)
         check(config, (*BUILT_FROM, *trust))
         require_no_places(config, trust)
     except UserError as error:

@@ -15,6 +15,7 @@ import torch
 import yaml
 from filelock import BaseFileLock, Timeout
 from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer
 
 from fmnist_lit import distributed, elastic, provenance
@@ -40,6 +41,7 @@ from fmnist_lit.files import (
 from fmnist_lit.finetune import freeze, start_from
 from fmnist_lit.interrupt import Signals, own_signals
 from fmnist_lit.logs import logged_to
+from fmnist_lit.metrics import try_metric
 from fmnist_lit.models.compute import training_flop
 from fmnist_lit.models.initialization import initialize
 from fmnist_lit.models.layer_table import layer_table, parameter_count
@@ -181,8 +183,12 @@ def fit(
     trainer: L.Trainer, classifier: Classifier, data: DataModule, directory: Path, checkpoint: Path | None
 ) -> None:
     """Train, from a checkpoint on if there is one, then load the weights that are tested."""
-    trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint)
+    try:
+        trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint)
+    except MisconfigurationException as error:  # of one of Lightning's callbacks, say
+        raise UserError(" ".join(str(error).split())) from error
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        log.info("Tested: the weights after step %d; fast_dev_run keeps no others.", trainer.global_step)
         return
     folder = directory / "checkpoints"
     best = [one for one in trainer.checkpoint_callbacks if isinstance(one, BestCheckpoint)]
@@ -197,7 +203,33 @@ def fit(
     files = trainer.strategy.checkpoint_io
     assert isinstance(files, AtomicCheckpointIO)
     named = files.best if chosen and trainer.is_global_zero else None
-    classifier.load_state_dict(load_best(folder, named)["state_dict"])
+    loaded = load_best(folder, named)
+    classifier.load_state_dict(loaded["state_dict"])
+    log.info(
+        "%s", tested(loaded, best[0] if best else None, chosen, trainer.global_step, classifier.validated)
+    )
+
+
+def tested(
+    checkpoint: Mapping[str, Any], best: BestCheckpoint | None, chosen: bool, steps: int, validated: bool
+) -> str:
+    """Say which weights are tested, and why those.
+
+    Args:
+        checkpoint: that holds them.
+        best: what was to choose them, if a metric was.
+        chosen: it did.
+        steps: of the whole run.
+        validated: the last epoch was.
+    """
+    where = f"of epoch {checkpoint['epoch'] + 1} (step {checkpoint['global_step']} of {steps})"
+    if best is None or not best.monitor:
+        return f"Tested: the last weights, {where}; no metric chooses others."
+    if not chosen:
+        return f"Tested: the last weights, {where}; {best.monitor} was never logged."
+    line = f"Tested: the weights {where}, the best {best.monitor}: {best.best_model_score:.4f}."
+    left = best.monitor.startswith("val") and not validated
+    return line + (" The last epoch ended without validation; its weights are left out." if left else "")
 
 
 def computed(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -268,6 +300,9 @@ def build_classifier(
     if outputs < len(classes):
         raise UsageError(f"model: it has {outputs} outputs, and data.images {len(classes)} classes.")
     start = [start_from(model, config["init_from"])] if config["init_from"] and is_new else []
+    metrics = build_group(config, "metrics", classes=outputs)
+    for name, metric in metrics.items():
+        try_metric(metric, name, outputs)
     layers = layer_table(model)  # in the order of its author, before it is prepared
     model = prepare(model)
     still = freeze(model, config["freeze"])
@@ -278,8 +313,8 @@ def build_classifier(
         about=[start_summary(config, layers, parameter_count(model)), *start],
         still=still,
         optimizer=partial(build_optimizer, config),
-        schedule=partial(build_schedule, config["schedule"]),
-        metrics=build_group(config, "metrics", num_classes=outputs),
+        schedule=partial(build_schedule, config["schedule"], metrics=config["metrics"]),
+        metrics=metrics,
         label_smoothing=config["label_smoothing"],
         ema_decay=config["ema_decay"],
         # A network that saw no mirror images knows none.

@@ -31,22 +31,26 @@ FALLING = ("brier", "ece", "entropy", "err", "hinge", "loss", "mae", "mse", "nll
 
 
 def build_schedule(
-    node: Mapping[str, Any], optimizer: Optimizer, steps: int, trusted: Sequence[str] | None = None
+    node: Mapping[str, Any],
+    optimizer: Optimizer,
+    steps: int,
+    trusted: Sequence[str] | None = None,
+    metrics: Mapping[str, Any] | None = None,
 ) -> Schedule:
     """Build a schedule in Lightning's form, which has ``interval`` and ``monitor`` where a target has none.
 
     Args:
         steps: of the whole run; ``total_steps`` of a target that takes them and was not told otherwise.
+        metrics: nodes of the config, by name, one of which the schedule may look at.
 
     Raises:
         UsageError: it cannot be.
     """
     known = inspect.signature(target_of(node, "schedule", trusted)).parameters
+    if "mode" in known:
+        node = with_mode(node, "schedule", metrics or {})
     outer = {key: node[key] for key in ("interval", "monitor") if key in node and key not in known}
     inner = {key: value for key, value in node.items() if key not in outer}
-    if outer.get("monitor") and "mode" in known and "mode" not in node:
-        # PyTorch's own would take any metric for a loss.
-        inner["mode"] = mode_of(outer["monitor"], "+schedule.")
     facts = {} if inner.get("epochs") else {"total_steps": steps}
     return as_lightning(build(inner, "schedule", optimizer, trusted=trusted, **facts), **outer)
 
@@ -81,6 +85,27 @@ def as_lightning(built: Any, **outer: Any) -> Schedule:
     if isinstance(scheduler, ReduceLROnPlateau) and schedule["interval"] == "step":
         raise UsageError("schedule.interval=step: a plateau shows in an epoch's metrics only.")
     return schedule
+
+
+def with_mode(node: Mapping[str, Any], key: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a node that says whether more of what it monitors is better, as the metric does, else its name.
+
+    Args:
+        key: of the node.
+        metrics: nodes of the config, by name.
+
+    Raises:
+        UsageError: neither says it.
+    """
+    monitor = node.get("monitor")
+    if not isinstance(monitor, str) or not monitor or node.get("mode"):
+        return dict(node)
+    split, _, name = monitor.partition("_")
+    metric = metrics.get(name) if split in ("train", "val") else None
+    better = build(metric, f"metrics.{name}", classes=10).higher_is_better if metric else None
+    if better is None:
+        return {**node, "mode": mode_of(monitor, f"{key}." if "mode" in node else f"+{key}.")}
+    return {**node, "mode": "max" if better else "min"}
 
 
 def mode_of(metric: str, key: str = "") -> str:

@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     Checkpoint,
+    DeviceStatsMonitor,
     LearningRateFinder,
     LearningRateMonitor,
     ModelCheckpoint,
@@ -26,13 +27,22 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from fmnist_lit.build import build, build_group, checked, locate, trainer_arguments
-from fmnist_lit.callbacks import History, ResumeCheckpoint
+from fmnist_lit.build import (
+    TARGET,
+    arguments_of,
+    build,
+    build_group,
+    checked,
+    known_keys,
+    locate,
+    trainer_arguments,
+)
+from fmnist_lit.callbacks import BestCheckpoint, EarlyStopping, History, ResumeCheckpoint
 from fmnist_lit.checkpoints import AtomicCheckpointIO
 from fmnist_lit.config import has_validation
 from fmnist_lit.distributed import is_started
 from fmnist_lit.errors import UsageError, UserError
-from fmnist_lit.schedules import mode_of
+from fmnist_lit.schedules import with_mode
 
 GROUP_IMAGES = 1024  # in a call of training_step: a tenth of a second of the fastest models
 # Flags whose unit is a batch of Lightning's, and the values that leave them out.
@@ -59,7 +69,16 @@ ELSEWHERE = {
     BatchSizeFinder: "try sizes with -m data.batch_size=32,64,128",
     LearningRateFinder: "try rates with -m optim.lr=0.001,0.01 or scripts/tune.py",
 }
-BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
+BATCH_HOOKS = (
+    "on_train_batch_start",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_train_batch_end",
+)
+# Those that end a run which has no logger.
+OF_LOGGERS = (DeviceStatsMonitor, LearningRateMonitor)
 # What Lightning warns of, and is no fault here.
 NO_FAULTS = (
     "exists and is not empty",  # a resumed run finds its own checkpoints
@@ -146,12 +165,11 @@ def is_one_of(value: Any, known: Sequence[Any]) -> bool:
 
 
 def looks_at_batches(callback: L.Callback) -> bool:
-    """Whether a callback is called around a batch, of which it expects one."""
+    """Whether a callback is called around a batch or a step, of which it expects one."""
     if type(callback).__module__.startswith("fmnist_lit.") or isinstance(callback, PER_EPOCH):
         return False
-    if isinstance(callback, LearningRateMonitor) and callback.logging_interval == "epoch":
-        return False
-    return any(getattr(type(callback), hook) is not getattr(L.Callback, hook) for hook in BATCH_HOOKS)
+    hooks = ((getattr(callback, name), getattr(L.Callback, name)) for name in BATCH_HOOKS)
+    return any(getattr(hook, "__func__", hook) is not empty for hook, empty in hooks)
 
 
 def steps_per_execution(config: Mapping[str, Any], callbacks: Sequence[L.Callback]) -> int:
@@ -185,9 +203,12 @@ def build_callbacks(config: Mapping[str, Any], **facts: Any) -> list[L.Callback]
     if best.get("monitor") is None or (best["monitor"].startswith("val_") and not has_validation(config)):
         nodes.pop("best", None)
     if not sys.stdout.isatty():
-        nodes = {name: node for name, node in nodes.items() if not node["_target_"].endswith("ProgressBar")}
+        nodes = {name: node for name, node in nodes.items() if not node[TARGET].endswith("ProgressBar")}
     for name, node in nodes.items():
-        set_mode(node, f"callbacks.{name}", config["metrics"])
+        key = f"callbacks.{name}"
+        chooses = issubclass(locate(node[TARGET]), BestCheckpoint | EarlyStopping)
+        if chooses and "mode" in known_keys(arguments_of(node, key)):
+            nodes[name] = with_mode(node, key, config["metrics"])
     built = [build(node, f"callbacks.{name}", **facts) for name, node in nodes.items()]
     for kind, instead in ELSEWHERE.items():
         if any(isinstance(one, kind) for one in built):
@@ -199,23 +220,6 @@ def build_callbacks(config: Mapping[str, Any], **facts: Any) -> list[L.Callback]
     return built
 
 
-def set_mode(node: dict[str, Any], key: str, metrics: Mapping[str, Any]) -> None:
-    """Tell a callback that monitors a metric of the config whether more of it is better, as its class says.
-
-    Raises:
-        UsageError: neither the class nor the name says it.
-    """
-    monitor, own = node.get("monitor"), str(node["_target_"]).startswith("fmnist_lit.")
-    if not own or not isinstance(monitor, str) or node.get("mode"):
-        return
-    metric = metrics.get(monitor.partition("_")[2])
-    better = getattr(locate(metric["_target_"]), "higher_is_better", None) if metric else None
-    if better is None:
-        node["mode"] = mode_of(monitor, f"+{key}.")
-    else:
-        node["mode"] = "max" if better else "min"
-
-
 def try_trainer(config: Mapping[str, Any]) -> None:
     """Build what a run's Trainer is made of on one CPU, where nothing is written, and drop it.
 
@@ -224,7 +228,11 @@ def try_trainer(config: Mapping[str, Any]) -> None:
     """
     quiet_lightning()
     facts: dict[str, Any] = {"directory": Path(), "signals": None, "computed": {}}
-    steps_per_execution(config, build_callbacks(config, **facts))
+    callbacks = build_callbacks(config, **facts)
+    steps_per_execution(config, callbacks)
+    mute = [type(one).__name__ for one in callbacks if isinstance(one, OF_LOGGERS)]
+    if mute and not any(config["logger"].values()):
+        raise UsageError(f"callbacks: {mute[0]} needs a logger: logger=csv, say, or leave it out.")
     arguments = checked(trainer_arguments(), config["trainer"], "trainer.")
     require_precision(arguments)
     if arguments.get("accelerator", "auto") in ("auto", "gpu", "cuda"):

@@ -37,7 +37,11 @@ Data = Annotated[
 ]
 Trust = Annotated[
     list[str] | None,
-    typer.Option(metavar="PACKAGE", help="from which the run's classes may come too; may be repeated"),
+    typer.Option(
+        metavar="PACKAGE",
+        help="from which the run's classes may come too; several by commas, or repeated",
+        callback=lambda packages: [name.strip() for several in packages or () for name in several.split(",")],
+    ),
 ]
 
 

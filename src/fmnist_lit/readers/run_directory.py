@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fmnist_lit.build import TARGET, TRUSTED, build, check_node, checked, trainer_arguments
-from fmnist_lit.config import Config, check_whole, chosen_by, leaves, read_config
+from fmnist_lit.config import Config, check_whole, chosen_by, leaves, read_config, require_trusted
 from fmnist_lit.data.datamodule import DataModule
 from fmnist_lit.data.dataset import CLASSES, PIXEL_MEAN, PIXEL_STD, Images
 from fmnist_lit.data.sources import Unavailable, recorded, stored
@@ -44,6 +44,8 @@ def checked_config(run: Path, trust: Sequence[str] | None) -> dict[str, Any]:
         config = modern_config(config)
         check_whole({key: value for key, value in config.items() if key in Config.model_fields})
         checked(trainer_arguments(), config["trainer"], "trainer.")
+        if trust is not None:
+            require_trusted({group: config[group] for group in NODES}, TRUSTED, trust)
         for group in NODES:
             if trust is None and is_foreign(config[group]):
                 continue
