@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from fmnist_lit import trainer
 from fmnist_lit.build import build
-from fmnist_lit.callbacks import ResumeCheckpoint
+from fmnist_lit.callbacks import History, ResumeCheckpoint
 from fmnist_lit.classifier import Classifier
 from fmnist_lit.data.loader import epoch_order, normalize
 from fmnist_lit.errors import UsageError, UserError
@@ -65,6 +65,14 @@ def test_run_directory_is_complete(trained: Any, composed: Any) -> None:
     ]
     assert all(row["seconds"] > 0 and row["images_per_second"] > 0 for row in rows)
     assert "_target_: fmnist_lit.models.mlp.MLP" in (directory / "config.yaml").read_text()
+
+
+def test_a_line_says_what_the_epoch_gave_and_how_long_the_rest_takes() -> None:
+    row = {"epoch": 2.0, "train_loss": 0.5, "train_accuracy": 0.75, "train_loss_sum": 9, "val_ece": 0.125}
+    row |= {"grad_norm": 3.0, "seconds": 40.0, "images_per_second": 9}
+    said = "epoch 2/5: train loss 0.5000 accuracy 0.7500, val ece 0.1250, grad_norm 3.0000, 40.0 s"
+    assert History.line(row, 5, ["grad_norm", "val_ece"]) == f"{said}, 2 min left"
+    assert History.line(row, 2, ["grad_norm"]) == said.replace("/5", "/2")
 
 
 @pytest.mark.parametrize("name", ["mlp4", "cnn_c"])

@@ -178,7 +178,7 @@ class History(Checkpoint):
 
     @staticmethod
     def line(row: Mapping[str, float], epochs: int | None, monitored: Sequence[str] = ()) -> str:
-        """Return a row as a line to read: each split's metrics, what else is monitored, the time to the end."""
+        """Return a row as a line to read: metrics of each split, what else is monitored, the time left."""
         parts = []
         for split in ("train", "val", "test"):
             own = {n.removeprefix(f"{split}_"): row[n] for n in row if n.startswith(f"{split}_")}
