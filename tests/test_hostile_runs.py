@@ -35,6 +35,7 @@ from fmnist_lit.plots import add_legends
 from fmnist_lit.readers.sweep_table import sweep_summary
 from tests.fixtures import Answer, call
 from tests.test_damaged_runs import IDX
+from tests.test_data import idx
 
 CONFIGS = {
     "empty": b"",
@@ -559,7 +560,7 @@ def test_nothing_of_a_run_is_markup_in_tables_pages_and_pictures(attacked: Attac
     assert "<script" not in (tmp_path / "curves.svg").read_text()
     assert "[bold]other" in sweep_summary(run.parent)[0]
     named = tmp_path / "[link=http:e]\x1b[31m.idx"
-    named.write_bytes(IDX)
+    named.write_bytes(idx(torch.arange(784).reshape(1, 28, 28) % 256))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)  # a short name is not folded
         answer = call(scripts.predict, run, named.name)

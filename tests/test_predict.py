@@ -270,7 +270,7 @@ def test_nothing_keeps_others_from_an_answer(
         assert [row["image"] for row in rows] == [str(tmp_path / name) for name in (*names, "missing.png")]
         assert ["class" in row for row in rows] == [True] * 5 + [False, True, False, False]
         assert ["error" in row for row in rows] == [False] * 5 + [True, False, True, True]
-    assert "=1+1[0]" in predict(*line).stdout
+    assert "Background judged by each border" in predict(*line).stdout
     assert predict(*line, "--csv", "--json").returncode == 2
 
 

@@ -102,7 +102,7 @@ def require_option(group: str, override: Override) -> None:
 def folders() -> list[Path]:
     """Return the folders of options: conf/, and the one that the command line adds."""
     further = []
-    for argument, following in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=True):
+    for argument, following in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=False):
         option, equals, folder = argument.partition("=")
         if option in ("--config-dir", "-cd"):
             further.append(Path(folder if equals else following))

@@ -24,7 +24,7 @@ from fmnist_lit.build import build, build_group
 from fmnist_lit.callbacks import BestCheckpoint, History, ResumeCheckpoint
 from fmnist_lit.checkpoints import LAST, AtomicCheckpointIO, latest_valid, load_best, require_same_run, settle
 from fmnist_lit.classifier import FLIPPED, Classifier
-from fmnist_lit.config import MAY_CHANGE, ORIGIN, decisive, read_config
+from fmnist_lit.config import MAY_CHANGE, ORIGIN, decisive, read_config, read_origin
 from fmnist_lit.data.datamodule import DataModule
 from fmnist_lit.data.dataset import CLASSES, Images
 from fmnist_lit.errors import Diverged, Occupied, UsageError, UserError
@@ -254,9 +254,9 @@ def claim(directory: Path, config: Mapping[str, Any]) -> None:
 
 def keep_changes(directory: Path, config: Mapping[str, Any]) -> None:
     """Store what a resume changes, before anybody reads it; nothing else is ever changed."""
-    before = read_config(directory)
-    new = {key: value for key, value in config.items() if key != ORIGIN}
-    if before != new and computed(before) == computed(new):
+    now = {key: value for key, value in config.items() if key != ORIGIN}
+    asked = read_origin(directory)[1] != config[ORIGIN]["command"]
+    if asked and computed(read_config(directory)) == computed(now):
         write_whole(directory / "config.yaml", as_yaml(config))
     (directory / "metrics.json").unlink(missing_ok=True)  # of a run that is to be longer
 
