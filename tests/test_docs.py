@@ -133,5 +133,5 @@ def test_the_readmes_model_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (status in (0, None), error) == (True, "")
 
 
-def test_the_readme_fits_and_its_table_is_made() -> None:
+def test_the_readme_is_short() -> None:
     assert len(TEXTS[ROOT / "README.md"].splitlines()) <= 150

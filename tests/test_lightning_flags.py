@@ -138,11 +138,15 @@ class Recorder(L.Callback):
 
 @pytest.mark.parametrize("model", [TINY, ("model=cnn_a", "data.batch_size=16")], ids=["mlp", "batch norm"])
 def test_the_average_of_stochastic_weight_averaging_is_tested(
-    model: tuple[str, ...], composed: Any, tmp_path: Path
+    model: tuple[str, ...], composed: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     recorder = Recorder()
     config = composed(*SMALL, *model, *AVERAGING, "trainer.max_epochs=4")
     metrics = run(config, tmp_path, {}, "", callbacks=[recorder])
+    assert [line for line in caplog.messages if line.startswith("Tested")] == [
+        "Tested: the average of StochasticWeightAveraging."
+    ]
     average = torch.stack(recorder.weights[1:4]).mean(0)
     torch.testing.assert_close(in_a_row(RunDirectory(tmp_path).model("best")), average)
     answers = evaluate(RunDirectory(tmp_path), "test", "best")

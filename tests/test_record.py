@@ -12,8 +12,10 @@ from omegaconf import OmegaConf
 import scripts.evaluate
 import scripts.record
 from fmnist_lit.config import leaves
+from fmnist_lit.errors import UserError
 from fmnist_lit.readers.claims import read_claims
 from fmnist_lit.readers.old_configs import KEYS, modern
+from fmnist_lit.readers.overview import lines_of, with_table
 from fmnist_lit.readers.records import (
     as_rows,
     is_kept,
@@ -37,6 +39,18 @@ def made_of(published: dict[str, Any], records: list[dict[str, Any]]) -> str:
 def test_the_page_in_the_repository_is_that_of_the_records() -> None:
     page = made_of(read_published(ROOT / "results" / "published.yaml"), RECORDS)
     assert (ROOT / "RESULTS.md").read_text() == page, "run: make results"
+
+
+def test_the_readmes_table_is_that_of_the_records_and_its_prose_that_of_the_page() -> None:
+    readme = (ROOT / "README.md").read_text()
+    lines = lines_of(read_published(ROOT / "results" / "published.yaml"), RECORDS)
+    assert len(lines) >= 10
+    assert with_table(readme, lines) == readme, "run: make results"
+    page = (ROOT / "RESULTS.md").read_text()
+    for text in (readme, (ROOT / "docs" / "recipes.md").read_text()):
+        assert all(figure in page for figure in re.findall(r"\d\d\.\d\d ± \d\.\d\d", text))
+    with pytest.raises(UserError, match="no place for its table"):
+        with_table("# A README without its marks", lines)
 
 
 def test_headers_of_experiments_say_what_was_published_and_measured() -> None:

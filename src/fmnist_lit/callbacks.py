@@ -93,9 +93,8 @@ class History(Checkpoint):
         self.started, self.validation_s = now(pl_module.device), 0.0
         self.images, self.validated = 0, False
         self.rate = trainer.optimizers[0].param_groups[0]["lr"]
-        self.metrics = dict(
-            trainer.callback_metrics
-        )  # what is logged here Lightning shows at the epoch's end
+        # What is logged in this hook Lightning shows at the epoch's end.
+        self.metrics = dict(trainer.callback_metrics)
         bar = trainer.progress_bar_callback
         if isinstance(bar, RichProgressBar) and bar.progress and bar.train_progress_bar_id is not None:
             title = f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"  # Lightning counts from 0

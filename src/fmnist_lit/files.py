@@ -23,8 +23,8 @@ PART = ".part"  # ends the name of a file or folder that is being written
 LEFT_S = 3600  # a part so old is of a process that was killed
 LOCK = ".lock"  # of a folder in which one process at a time may work
 PATIENCE_S = 2  # before it is said what is waited for
-# What file systems answer that have no locks; some of Lustre and NFS.
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF)
+# What file systems answer to what they do not have: locks (some of Lustre and NFS), a folder's fsync.
+UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF)
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def locked(path: Path, waiting: str = "") -> Iterator[BaseFileLock]:
             log.info("%s (lock: %s)", waiting, path)
             lock.acquire()
     except OSError as error:
-        if error.errno not in NO_LOCKS:  # Timeout has none
+        if error.errno not in UNSUPPORTED:  # Timeout has none
             raise
         log.warning("%s: no locks on this file system. Start nothing twice at once here.", path.parent)
     try:
@@ -102,7 +102,7 @@ def sync_folder(folder: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in NO_LOCKS:  # of file systems that cannot
+        if error.errno not in UNSUPPORTED:
             raise
     finally:
         os.close(descriptor)

@@ -175,7 +175,7 @@ def train_and_test(
     if trainer.is_global_zero:
         events.write(trainer, classifier, metrics)
         write_json(directory / "metrics.json", metrics)  # last: a run that has it is finished
-        log.info("%s", summary(config, directory, metrics))
+        log.info("%s", summary(directory, metrics))
     return metrics
 
 
@@ -192,11 +192,10 @@ def fit(
         return
     folder = directory / "checkpoints"
     best = [one for one in trainer.checkpoint_callbacks if isinstance(one, BestCheckpoint)]
-    chosen = any(one.best_model_path for one in best)
-    if any(isinstance(one, StochasticWeightAveraging) for one in trainer.callbacks):  # type: ignore[attr-defined]
+    averaged = any(isinstance(one, StochasticWeightAveraging) for one in trainer.callbacks)  # type: ignore[attr-defined]
+    chosen = any(one.best_model_path for one in best) and not averaged
+    if averaged:
         trainer.save_checkpoint(folder / LAST)  # it has put the average in its place
-        log.info("What is tested is the average of StochasticWeightAveraging.")
-        chosen = False
     if trainer.is_global_zero:
         settle(folder, chosen)
     trainer.strategy.barrier()
@@ -205,6 +204,9 @@ def fit(
     named = files.best if chosen and trainer.is_global_zero else None
     loaded = load_best(folder, named)
     classifier.load_state_dict(loaded["state_dict"])
+    if averaged:
+        log.info("Tested: the average of StochasticWeightAveraging.")
+        return
     log.info(
         "%s", tested(loaded, best[0] if best else None, chosen, trainer.global_step, classifier.validated)
     )

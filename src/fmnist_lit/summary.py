@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fmnist_lit.config import chosen_by
 from fmnist_lit.errors import printable
 from fmnist_lit.models.layer_table import Row
 
@@ -26,17 +25,15 @@ def start_summary(config: Mapping[str, Any], layers: Sequence[Row], parameters: 
     return f"{table}\n{parameters:,} parameters; {how}; batches of {config['data'].get('batch_size')}"
 
 
-def summary(config: Mapping[str, Any], directory: Path, metrics: Mapping[str, Any]) -> str:
+def summary(directory: Path, metrics: Mapping[str, Any]) -> str:
     """Return a finished run's metrics, a user's own among them, as a table to print."""
     splits = {split: metrics[split] or {} for split in ("train", "val", "test")}
     names = list(dict.fromkeys(["accuracy", "loss", *(name for of in splits.values() for name in of)]))
     rows = [
         [split, *(f"{of[name]:.4f}" if name in of else "-" for name in names)] for split, of in splits.items()
     ]
-    monitor = chosen_by(config)
-    tested = f"best checkpoint, by {monitor}," if monitor else "last checkpoint"
     return (
-        f"The {tested} in evaluation mode:\n{rendered(['split', *names], rows)}\n"
+        f"The tested weights in evaluation mode:\n{rendered(['split', *names], rows)}\n"
         f"{metrics['epochs']} epoch{'s' * (metrics['epochs'] != 1)}, {metrics['seconds']:.0f} s, "
         f"{metrics['images_per_second']:,.0f} images/s, {metrics['parameters']:,} parameters, "
         f"seed {metrics['seed']}\nEverything is in {directory}"

@@ -91,10 +91,12 @@ def forgotten_traces() -> Iterator[None]:
     There is no public way, and this one forgets all that was compiled in the process: if others have
     compiled something, nothing is forgotten.
     """
-    compiled = torch.jit._state._python_cu.get_functions()  # type: ignore[func-returns-value]
+    unit = getattr(torch.jit._state, "_python_cu", None)
+    forget = getattr(torch._C, "_jit_clear_class_registry", None)
+    alone = unit is not None and not unit.get_functions()
     yield
-    if not compiled:
-        torch._C._jit_clear_class_registry()
+    if alone and forget:
+        forget()
 
 
 def log_graph(logger: TensorBoardLogger, classifier: Classifier, data: DataModule) -> None:
