@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from fmnist_lit.errors import printable
-from fmnist_lit.readers.command import Checkpoint, Data, RunPaths, Trust, command_line
+from fmnist_lit.readers.command import Checkpoint, Data, RunPaths, Trust, command_line, take_free_threads
 from fmnist_lit.readers.evaluate import Evaluation, evaluate, metrics, report_name, write_evaluation
 from fmnist_lit.readers.own_files import require_own
 from fmnist_lit.readers.run_directory import RunDirectory
@@ -26,6 +26,7 @@ def main(
     folds: Annotated[int, typer.Option(min=2, help="that show the accuracy's spread")] = 5,
 ) -> None:
     """Evaluate finished runs from their directories alone; the first that cannot be ends it."""
+    take_free_threads()
     for path in runs:
         run = RunDirectory(path, data, trust or ())
         name = f"evaluation/{split}"

@@ -5,7 +5,7 @@ import fmnist_lit.program  # noqa: F401 (first: see there)
 import torch
 
 from fmnist_lit.errors import printable
-from fmnist_lit.readers.command import Checkpoint, Data, Run, Trust, command_line
+from fmnist_lit.readers.command import Checkpoint, Data, Run, Trust, command_line, take_free_threads
 from fmnist_lit.readers.evaluate import evaluate, metrics
 from fmnist_lit.readers.export import largest_difference, model_card, require_onnx, write_onnx
 from fmnist_lit.readers.own_files import own_folder, require_own
@@ -20,6 +20,7 @@ FOLDS = 2  # the card names no folds
 def main(run: Run, checkpoint: Checkpoint = "best", data: Data = None, trust: Trust = None) -> None:
     """Write RUN/export/ with model.onnx and README.md, unless the file answers otherwise than the model."""
     require_onnx()
+    take_free_threads()
     directory = RunDirectory(run, data, trust or ())
     predictor = Predictor(directory, checkpoint)
     read_metrics(run)  # before the long work: the card needs them

@@ -18,7 +18,15 @@ from PIL import Image
 from fmnist_lit.errors import UsageError, UserError, printable
 from fmnist_lit.files import write_whole
 from fmnist_lit.plots import SEEN, file_content, literal, seen_plot
-from fmnist_lit.readers.command import Checkpoint, Run, Trust, command_line, kind_of, output_option
+from fmnist_lit.readers.command import (
+    Checkpoint,
+    Run,
+    Trust,
+    command_line,
+    kind_of,
+    output_option,
+    take_free_threads,
+)
 from fmnist_lit.readers.image_io import Picture, Unread, pictures_below, read_pictures
 from fmnist_lit.readers.predict import Predictor, answer, benchmark, predict
 from fmnist_lit.readers.run_directory import RunDirectory
@@ -56,7 +64,7 @@ def main(
     ] = None,
     bench: Annotated[bool, typer.Option("--bench", help="measure latency and throughput instead")] = False,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="of the CPU; PyTorch's choice if left out")
+        int | None, typer.Option(min=1, help="of the CPU; if left out, one for each idle core")
     ] = None,
 ) -> None:
     """Name what images show, with a finished run's model. What cannot be read keeps nothing else from it."""
@@ -67,8 +75,7 @@ def main(
     form = "json" if json_form else "csv" if csv_form else ""
     if show:
         require_drawing(show)
-    if threads:
-        torch.set_num_threads(threads)
+    take_free_threads(threads)
     predictor = Predictor(RunDirectory(run, trust=trust or ()), checkpoint)
     if bench:
         speed = benchmark(predictor)

@@ -116,21 +116,6 @@ def test_a_change_in_conf_is_named_and_how_a_sweep_runs_may_change(tmp_path: Pat
         sweeps.begin_sweep(tmp_path / "a", "a", ["seed=0,1"], {"optim": {"lr": 0.2, "momentum": 0.9}})
 
 
-@pytest.mark.parametrize(
-    ("n_jobs", "threads"), [(1, 8), (2, 4), (3, 2), (-1, 1), (-2, 1), (16, 1), (None, 8)]
-)
-def test_jobs_at_a_time_share_the_cores(
-    n_jobs: int | None, threads: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    target = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
-    assert sweeps.threads_for({"_target_": target, "n_jobs": n_jobs}) == threads
-    assert sweeps.threads_for({"_target_": target, "n_jobs": n_jobs}, devices=2) == max(1, threads // 2)
-    assert (
-        sweeps.threads_for({"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}) is None
-    )
-
-
 LONG = ("model=cnn_a", "data.images.train=1600", "data.batch_size=16", "trainer.max_epochs=6")
 
 

@@ -40,7 +40,8 @@ from fmnist_lit.interrupt import Interrupted, follow_parent, own_signals
 from fmnist_lit.overrides import as_meant, flags_first, options, several, unreadable, usable
 from fmnist_lit.resume import named_run, resume, way_on
 from fmnist_lit.run_files import keep_overrides, read_metrics
-from fmnist_lit.sweeps import SWEEP_FILE, begin_sweep, gather_jobs, refuse_other_job, threads_for
+from fmnist_lit.sweeps import SWEEP_FILE, begin_sweep, gather_jobs, refuse_other_job
+from fmnist_lit.threads import threads_for
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +121,9 @@ def run_job(cfg: DictConfig) -> float | None:
     encode_always()  # a sweep's worker is a program of its own
     try:
         config = resolved(cfg)
-        config["threads"] = config["threads"] or threads_for(hydra.launcher, config["trainer"]["devices"])
+        config["threads"] = config["threads"] or threads_for(
+            hydra.launcher, config["trainer"].get("devices", 1)
+        )
         from fmnist_lit.check import check
         from fmnist_lit.run import run
 

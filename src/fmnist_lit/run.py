@@ -50,6 +50,7 @@ from fmnist_lit.run_files import keep_overrides
 from fmnist_lit.schedules import build_schedule
 from fmnist_lit.summary import start_summary, summary
 from fmnist_lit.tensorboard import FinalEvents
+from fmnist_lit.threads import free_threads
 from fmnist_lit.trainer import build_callbacks, build_trainer, quiet_lightning, steps_per_execution
 
 log = logging.getLogger(__name__)
@@ -92,11 +93,13 @@ def run(
     with ExitStack() as opened:
         signals = opened.enter_context(own_signals(patient=distributed.is_started(config)))
         images: Images = build(config["data"]["images"], "data.images", fetch=not resumed)
-        whole = {**config, ORIGIN: {"command": command, "choices": dict(choices)}}
-        if not resumed and not claimed:  # what is refused leaves the directory free
+        is_new, busy = not resumed and not claimed, ""
+        if is_new:  # what is refused leaves the directory free
             build_classifier(config, images.classes)
-            if rank == 0:
-                claim(directory, whole)
+            config, busy = with_threads(config)
+        whole = {**config, ORIGIN: {"command": command, "choices": dict(choices)}}
+        if is_new and rank == 0:
+            claim(directory, whole)
         if rank == 0:
             lock = opened.enter_context(alone(directory))
             opened.enter_context(logged_to(directory / "train.log"))
@@ -106,12 +109,34 @@ def run(
                 keep_changes(directory, whole)
                 (directory / "failure.json").unlink(missing_ok=True)  # of an earlier attempt
             keep_overrides(directory, command)
+            if busy:
+                log.info("%s", busy)
         if distributed.world_size(config) > 1 and not distributed.is_started(config):
             assert not callbacks, "the processes know nothing of them"
             lock.release()  # the first process will hold it
             elastic.launch(config, directory, resumed)
             return dict(json.loads((directory / "metrics.json").read_bytes()))
         return train_and_test(config, directory, choices, command, signals, resumed, callbacks, images)
+
+
+def most_threads(config: Mapping[str, Any]) -> int:
+    """Return the CPU threads of each process on a machine that does nothing else."""
+    here: int = distributed.world_size(config) // config["trainer"].get("num_nodes", 1)
+    return max(1, DEFAULT_THREADS // here)
+
+
+def with_threads(config: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Choose the threads where the user did not: a resume takes the same, for the bits depend on them.
+
+    Returns:
+        The config with the choice, and what to say of it if other programs keep the cores busy.
+    """
+    if config["threads"]:
+        return dict(config), ""
+    most = most_threads(config)
+    chosen = free_threads(most)
+    said = f"CPU threads: {chosen} of {most}, for other programs keep the cores busy (threads={most}: all)."
+    return {**config, "threads": chosen}, said if chosen < most else ""
 
 
 def train_and_test(
@@ -128,7 +153,7 @@ def train_and_test(
     quiet_lightning()
     keep_freed_memory()
     processes = distributed.world_size(config)
-    torch.set_num_threads(config["threads"] or max(1, DEFAULT_THREADS // processes))
+    torch.set_num_threads(config["threads"] or most_threads(config))
     L.seed_everything(config["seed"], verbose=False)
     named = build_callbacks(config, directory=directory, signals=signals, computed=computed(config))
     steps = steps_per_execution(config, [*callbacks, *named])

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -139,19 +138,3 @@ def refuse_other_job(directory: Path, config: Mapping[str, Any]) -> None:
     changes = differences(decisive(read_config(directory)), decisive(config))
     if changes:
         raise Occupied(f"{directory} holds a job of another config: {'; '.join(changes)}.")
-
-
-def threads_for(launcher: Mapping[str, Any], devices: int = 1) -> int | None:
-    """Return each job's share of the cores if Hydra's launcher runs several at a time here, else None.
-
-    Args:
-        devices: processes of a job.
-
-    Two jobs with two threads each take five to ten times as long on two cores as with one each.
-    """
-    if not str(launcher.get("_target_", "")).endswith("JoblibLauncher"):
-        return None
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    jobs = int(launcher.get("n_jobs") or 1)
-    at_a_time = jobs if jobs > 0 else max(1, cores + 1 + jobs)  # joblib: -1 is all cores, -2 all but one
-    return max(1, cores // at_a_time // devices)

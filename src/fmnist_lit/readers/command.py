@@ -13,6 +13,7 @@ import typer
 
 from fmnist_lit.data import sources
 from fmnist_lit.errors import UsageError, exit_status
+from fmnist_lit.threads import free_threads
 
 
 def named_folder(text: str) -> Path:
@@ -73,6 +74,13 @@ def kind_of(output: Path, kinds: Iterable[str], option: str = "-o") -> str:
             f"{option} {output}: its name must end in {', '.join(f'.{name}' for name in kinds)}."
         )
     return kind
+
+
+def take_free_threads(asked: int | None = None) -> None:
+    """Compute with the threads that were asked for, else one for each core that other programs leave idle."""
+    import torch  # several scripts need none
+
+    torch.set_num_threads(asked or free_threads(torch.get_num_threads()))
 
 
 def arguments(given: Iterable[str], values: Mapping[str, str]) -> list[str]:

@@ -147,8 +147,8 @@ def difference(pairs: "Series[float]") -> str:
 
 
 def minutes(runs: DataFrame) -> str:
-    """Return the mean time of some runs."""
-    return f"{runs['minutes'].mean():.0f}"
+    """Return the median time of some runs, for a run may have been held up."""
+    return f"{runs['minutes'].median():.0f}"
 
 
 def measured(experiment: str, figure: str | None, table: DataFrame) -> str:
