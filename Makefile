@@ -34,7 +34,7 @@ lint: $(INSTALLED) ## check style and types
 	$(BIN)/mypy
 
 data: $(INSTALLED) ## get and verify Fashion-MNIST
-	$(BIN)/python -m fmnist_lit.data.sources $(ARGS)
+	$(BIN)/python scripts/data.py $(ARGS)
 
 results: $(INSTALLED) ## make RESULTS.md and the headers of conf/experiment anew from results/
 	$(BIN)/python scripts/record.py $(ARGS)

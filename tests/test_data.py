@@ -14,6 +14,7 @@ import pytest
 import torch
 from torchvision.datasets import FashionMNIST
 
+import scripts.data
 from fmnist_lit.data import sources
 from fmnist_lit.data.datamodule import DataModule
 from fmnist_lit.data.dataset import CLASSES, PIXEL_MEAN, PIXEL_STD, Images
@@ -297,7 +298,7 @@ def test_a_named_source_is_used_or_refused(
     assert f"data.images.source={named}: " in str(failure.value)
     assert len(str(failure.value).splitlines()) == 1
     assert contents(tmp_path) == before
-    answer = call(sources, data, "--source", named)
+    answer = call(scripts.data, data, "--source", named)
     assert (answer.returncode, answer.stdout) == (2, "")
     assert str(named) in answer.stderr
 
@@ -320,14 +321,16 @@ def test_a_users_files_are_not_overwritten(
 
 def test_an_argument_that_is_empty_names_no_other_folder(files: dict[str, bytes], tmp_path: Path) -> None:
     for arguments in ([tmp_path, "--source", ""], [""]):
-        answer = call(sources, *arguments)
+        answer = call(scripts.data, *arguments)
         assert answer.returncode == 2
         assert "not empty" in answer.stderr
 
 
 def test_what_is_missing_is_added(files: dict[str, bytes], tmp_path: Path) -> None:
     raw = fill(tmp_path / "data" / sources.LAYOUT, dict(list(files.items())[:1]))
-    answer = call(sources, tmp_path / "data", "--source", fill(tmp_path / "named", files, compressed=True))
+    answer = call(
+        scripts.data, tmp_path / "data", "--source", fill(tmp_path / "named", files, compressed=True)
+    )
     assert answer.returncode == 0, answer.stderr
     assert "20 training, 10 test images" in answer.stdout
     assert {path.name for path in raw.iterdir()} == {*files, ".lock"}

@@ -13,6 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from torchvision import datasets
 
+import scripts.data
 import scripts.images
 from fmnist_lit.data import idx as idx_module
 from fmnist_lit.data import sources
@@ -305,7 +306,7 @@ def test_every_form_of_the_official_files_is_used_as_it_is(
     data = str(tmp_path / "data")
     for images in (sources.fashion_mnist(data), sources.fashion_mnist(data, fetch=False), idx(data)):
         assert images.train_labels.tolist() == list(range(10)) * 6
-    answer = call(sources, data)
+    answer = call(scripts.data, data)
     assert (answer.returncode, answer.stderr) == (0, "")
     assert "60 training, 30 test images" in answer.stdout
     assert contents(tmp_path) == before

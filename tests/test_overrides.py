@@ -77,6 +77,10 @@ ANSWERS = {
     "schedule=plateau schedule.patiense=1": ["Did you mean patience?", "factor"],
     "data.images.foldr=x": ["Did you mean folder? Choices: folder, source."],
     "-m optim.lrr=1,2": ["Did you mean lr? Choices: ", "weight_decay"],
+    "hydra/launcher=null": ["hydra/launcher=null: it names no hydra/launcher. Leave it out"],
+    "-m hydra/sweeper=[] seed=0": ["hydra/sweeper=[]: it names no hydra/sweeper. Leave it out"],
+    "~data.images data.images.folder=x": ["data.images: this key is missing; a run needs it."],
+    "~trainer seed=0 trainer.max_epochs=1": ["trainer: this key is missing; a run needs it."],
     "debug.x=1": ["debug.x: no such key. Choices: loss_within."],
 }
 

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from hydra.core.hydra_config import HydraConfig
 
+import scripts.data
 import scripts.evaluate
 import scripts.export
 import scripts.report
@@ -153,7 +154,7 @@ def test_a_reader_whose_images_are_gone_says_so_and_takes_others(
     before = contents(moved)
     answer = call(READERS[reader], moved)
     assert answer.returncode == 1
-    for part in (str(home / "data"), "--data FOLDER", "python -m fmnist_lit.data.sources"):
+    for part in (str(home / "data"), "--data FOLDER", "python scripts/data.py"):
         assert part in answer.stderr
     assert len(answer.stderr.splitlines()) == 1
     for fault in ("", home / "nowhere", home, moved / "config.yaml"):
@@ -193,10 +194,10 @@ def test_a_run_that_cannot_find_its_images_is_not_resumed_with_others(finished: 
     before = contents(home)
     status, _, message = answer_in_process([f"resume={finished}"])
     assert status == 2
-    for part in (str(home / "data"), "python -m fmnist_lit.data.sources", "config.yaml"):
+    for part in (str(home / "data"), "python scripts/data.py", "config.yaml"):
         assert part in message
     assert contents(home) == before
-    assert call(sources, home / "data", "--source", "other").returncode == 0
+    assert call(scripts.data, home / "data", "--source", "other").returncode == 0
     assert answer_in_process([f"resume={finished}"])[0] == 0
 
 

@@ -201,6 +201,8 @@ def unknown_key(name: str, key: str, node: DictConfig) -> str:
     Args:
         name: last part of the key.
     """
+    if f"~{key}" in sys.argv[1:]:
+        return f"{key}: this key is missing; a run needs it."
     place = key.rpartition(".")[0]
     try:
         further = known_keys(arguments_of(node, place))

@@ -72,7 +72,7 @@ def as_meant(arguments: Iterable[str]) -> Iterator[str]:
         group = key.lstrip("+")
         if group == "search" and equals:
             raise UsageError(f"{argument}: train.py searches nothing: python scripts/tune.py conf/search/...")
-        wanted = group in TEXTS or group in groups
+        wanted = group in TEXTS or group in groups or group.startswith("hydra/")
         override = parsed(argument) if wanted else None
         if override is None or override.is_delete():
             yield argument
@@ -94,6 +94,8 @@ def require_option(group: str, override: Override) -> None:
     for value in override.sweep_iterator() if swept else [override.value()]:
         names = value if isinstance(value, list) else [value]
         if not names or not all(isinstance(name, str | QuotedString) for name in names):
+            if group.startswith("hydra/"):
+                raise UsageError(f"{override.input_line}: it names no {group}. Leave it out for Hydra's own.")
             known = options(group)
             none = f"To have none, say {group}=none. " if "none" in known else ""
             raise UsageError(f"{override.input_line}: it names no {group}. {none}{choices('', known)}")

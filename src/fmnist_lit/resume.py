@@ -200,7 +200,7 @@ def where_they_are(images: Mapping[str, Any], directory: Path) -> dict[str, Any]
     if not (folder / LAYOUT).is_dir():
         raise UsageError(
             f"resume={directory}: its images were expected in {folder}, and they are not there. Put them "
-            f"there: python -m fmnist_lit.data.sources {shlex.quote(str(folder))} (--source FOLDER if you "
+            f"there: python scripts/data.py {shlex.quote(str(folder))} (--source FOLDER if you "
             f"have them); or set data.images.folder in {directory / 'config.yaml'}."
         )
     return {**images, "folder": str(folder), "source": None}

@@ -4,7 +4,6 @@ Facts: https://github.com/zalandoresearch/fashion-mnist; Debian's package datase
 same files, compressed anew, so what identifies a file is the md5 of its uncompressed content.
 """
 
-import argparse
 import gzip
 import hashlib
 import http.client
@@ -12,7 +11,6 @@ import io
 import logging
 import os
 import subprocess
-import sys
 import tempfile
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +24,7 @@ from fmnist_lit.constraints import Text
 from fmnist_lit.data import idx
 from fmnist_lit.data.dataset import Images
 from fmnist_lit.data.idx import UNREADABLE, candidates, opened, reason
-from fmnist_lit.errors import UsageError, UserError, exit_status
+from fmnist_lit.errors import UsageError, UserError
 from fmnist_lit.files import LOCK, locked, write_new
 
 log = logging.getLogger(__name__)
@@ -286,30 +284,3 @@ def call(folder: Path, *command: str) -> None:
 def parse_idx(content: bytes) -> torch.Tensor:
     """Turn a whole IDX file of images or labels into a uint8 tensor of its shape."""
     return idx.parse_idx(io.BytesIO(content), content[3])
-
-
-def named_folder(text: str) -> Path:
-    """Return the folder that an argument names; an empty one would mean another."""
-    if not text:
-        raise argparse.ArgumentTypeError("a folder's name is not empty")
-    return Path(os.path.expanduser(text)).absolute()
-
-
-def main() -> int:
-    """Get Fashion-MNIST into a folder (default: data) and say where it is."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("folder", nargs="?", default=Path("data"), type=named_folder, help="where it is kept")
-    parser.add_argument("--source", type=named_folder, help="a folder that already holds the four files")
-    arguments = parser.parse_args()
-
-    def work() -> None:
-        images = in_memory(obtain(arguments.folder, arguments.source))
-        found = f"{len(images.train)} training, {len(images.test)} test images"
-        print(f"Fashion-MNIST is whole in {arguments.folder}: {found}.")
-
-    return exit_status(work)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

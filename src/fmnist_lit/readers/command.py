@@ -3,7 +3,6 @@
 import os
 import re
 import sys
-from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from pathlib import Path
@@ -11,21 +10,19 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from fmnist_lit.data import sources
 from fmnist_lit.errors import UsageError, exit_status
 from fmnist_lit.threads import free_threads
 
 
 def named_folder(text: str) -> Path:
-    """Return the folder that an option names.
+    """Return the folder that a command line names; an empty one would mean another.
 
     Raises:
         BadParameter: it has no name.
     """
-    try:
-        return sources.named_folder(text)
-    except ArgumentTypeError as error:
-        raise typer.BadParameter(str(error)) from error
+    if not text:
+        raise typer.BadParameter("a folder's name is not empty")
+    return Path(os.path.expanduser(text)).absolute()
 
 
 RUN = {"metavar": "RUN", "help": "a run directory", "show_default": False}

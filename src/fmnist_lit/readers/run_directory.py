@@ -182,7 +182,7 @@ class RunDirectory:
             reason = str(error).removesuffix(".")
             if self.data is not None:
                 raise UsageError(f"--data {folder}: {reason}.") from error
-            how = f" To get them: python -m fmnist_lit.data.sources {shlex.quote(str(folder))}"
+            how = f" To get them: python scripts/data.py {shlex.quote(str(folder))}"
             raise UserError(
                 f"the images of {self.path} were expected in {folder}: {reason}. If they are elsewhere, say "
                 f"--data FOLDER.{how if isinstance(error, Unavailable) else ''}"
