@@ -3,25 +3,39 @@
 import io
 import textwrap
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame
+from scipy.stats import binomtest
 
 from fmnist_lit.errors import printable
 
-CORRECT, WRONG, BLUE = "#1a7f37", "#cf222e", "#4c78a8"
+STYLE = Path(__file__).with_name("plots.mplstyle")
+BLUE, ORANGE = "#0072B2", "#D55E00"
 SAMPLES = 24
 SEEN = 500  # images that a network saw
 FIRST = (5, 10)  # rows and columns of images, as report grid_search shows them
 STYLES: dict[str, Any] = {"train": "-", "val": "--", "test": ":"}
-FEW = 10  # colours that can be told apart; more runs get a gradient
+
+
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Let a function draw in the project's style."""
+
+    @wraps(draw)
+    def drawn(*args: Any, **kwargs: Any) -> Figure:
+        with rc_context(fname=STYLE):
+            return draw(*args, **kwargs)
+
+    return drawn
 
 
 def literal(name: str, width: int = 150) -> str:
@@ -38,9 +52,10 @@ def file_content(figure: Figure, kind: str = "png", dpi: int = 120, **metadata: 
     return file.getvalue()
 
 
+@styled
 def confusion_matrix_plot(counts: np.ndarray, names: Sequence[str]) -> Figure:
     """Draw counts of (true class, predicted class), coloured by the share of the true class."""
-    figure = Figure(figsize=(7.5, 6.5), layout="constrained")
+    figure = Figure(figsize=(7.5, 6.5))
     axes = figure.add_subplot()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -58,28 +73,30 @@ def confusion_matrix_plot(counts: np.ndarray, names: Sequence[str]) -> Figure:
     return figure
 
 
+@styled
 def sample_plot(
     images: np.ndarray, true: np.ndarray, predicted: np.ndarray, names: Sequence[str], heading: str
 ) -> Figure:
-    """Draw uint8 images of (n, 28, 28) with true and predicted names, right ones green, wrong ones red."""
+    """Draw uint8 images of (n, 28, 28) with what the model says, blue, or orange above what is true."""
     columns = 6
     rows = -(-len(images) // columns)
-    figure = Figure(figsize=(1.7 * columns, 2.0 * rows), layout="constrained")
+    figure = Figure(figsize=(1.7 * columns, 2.0 * rows))
     shown = [literal(name, 16) for name in names]
     for i, (image, truth, guess) in enumerate(zip(images, true, predicted, strict=True)):
         axes = figure.add_subplot(rows, columns, i + 1)
         axes.imshow(image, cmap="gray", vmin=0, vmax=255)
         axes.set_axis_off()
         title = shown[guess] if guess == truth else f"{shown[guess]}\n(is {shown[truth]})"
-        axes.set_title(title, fontsize=9, color=CORRECT if guess == truth else WRONG)
+        axes.set_title(title, fontsize=9, color=BLUE if guess == truth else ORANGE)
     figure.suptitle(heading)
     return figure
 
 
+@styled
 def images_plot(images: np.ndarray, labels: np.ndarray, names: Sequence[str], split: str) -> Figure:
     """Draw the first of some uint8 images of (n, 28, 28) with their classes, and how many each class has."""
     rows, columns = FIRST
-    figure = Figure(figsize=(10, 8.5), layout="constrained")
+    figure = Figure(figsize=(10, 8.5))
     above, below = figure.subfigures(2, 1, height_ratios=[3, 1])  # type: ignore[misc]
     for axes, image, label in zip(above.subplots(rows, columns).flat, images, labels, strict=False):
         axes.imshow(image, cmap="gray_r", vmin=0, vmax=255)
@@ -96,6 +113,7 @@ def images_plot(images: np.ndarray, labels: np.ndarray, names: Sequence[str], sp
     return figure
 
 
+@styled
 def seen_plot(images: np.ndarray, titles: Sequence[str]) -> Figure:
     """Draw the first of some uint8 images of (n, 28, 28), each with a title of two lines, ten in a row."""
     images, (height, width) = images[:SEEN], (40, 34)  # pixels of an image, its title and a gap
@@ -113,9 +131,10 @@ def seen_plot(images: np.ndarray, titles: Sequence[str]) -> Figure:
     return figure
 
 
+@styled
 def class_accuracy_plot(accuracies: np.ndarray, names: Sequence[str]) -> Figure:
     """Draw the accuracy of each class as a bar, the first class on top."""
-    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    figure = Figure(figsize=(6.5, 4))
     axes = figure.add_subplot()
     bars = axes.barh(range(len(names)), accuracies, color=BLUE)
     axes.bar_label(bars, [f"{accuracy:.1%}" for accuracy in accuracies], padding=3, fontsize=8)
@@ -125,28 +144,35 @@ def class_accuracy_plot(accuracies: np.ndarray, names: Sequence[str]) -> Figure:
     return figure
 
 
+@styled
 def reliability_plot(confidence: np.ndarray, correct: np.ndarray, bins: int) -> Figure:
     """Draw the share of right answers against the confidence, and how often each confidence occurs."""
-    figure = Figure(figsize=(5, 6), layout="constrained")
+    figure = Figure(figsize=(5, 6))
     upper, lower = figure.subplots(2, height_ratios=(3, 1), sharex=True)
     edges = np.linspace(0, 1, bins + 1)
     place = np.digitize(confidence, edges[1:-1])
     counts = np.bincount(place, minlength=bins)
-    filled = counts > 0
-    means = [np.bincount(place, v, bins)[filled] / counts[filled] for v in (confidence, correct)]
+    filled = np.flatnonzero(counts)
+    means = np.bincount(place, confidence, bins)[filled] / counts[filled]
+    right = np.bincount(place, correct, bins)[filled].astype(int)
+    shares = right / counts[filled]
+    tests = map(binomtest, right, counts[filled])
+    low, high = np.array([test.proportion_ci(method="wilson") for test in tests]).T
     upper.plot([0, 1], [0, 1], color="gray", linestyle="--", label="perfectly calibrated")
-    upper.plot(*means, marker="o", color=BLUE, label="this model")
-    upper.set(ylabel="share of right answers", title="Reliability")
+    bars = np.maximum([shares - low, high - shares], 0)
+    upper.errorbar(means, shares, yerr=bars, fmt="o-", capsize=2, label="this model, 95% interval")
+    upper.set(ylabel="share of right answers", title=f"Reliability of {len(confidence):,} answers")
     upper.legend()
     lower.bar(edges[:-1], counts, width=1 / bins, align="edge", color=BLUE)
     lower.set(yscale="log", ylabel="images", xlabel="confidence")
     return figure
 
 
+@styled
 def curves_plot(histories: Mapping[str, DataFrame]) -> Figure:
     """Draw accuracy, loss and rate of runs on the same axes, a colour each: their history.csv by name."""
     lines = sum(literal(name).count("\n") + 1 for name in histories)  # of the legend
-    figure = Figure(figsize=(13, 4.2 + 0.22 * lines), layout="constrained")
+    figure = Figure(figsize=(13, 4.2 + 0.22 * lines))
     for axes, name in zip(figure.subplots(1, 3), ("accuracy", "loss", "learning_rate"), strict=True):
         columns = {name: "-"} | {f"{split}_{name}": style for split, style in STYLES.items()}
         for colour, history in zip(colours(len(histories)), histories.values(), strict=True):
@@ -164,9 +190,10 @@ def curves_plot(histories: Mapping[str, DataFrame]) -> Figure:
 
 
 def colours(count: int) -> Any:
-    """Return as many colours."""
-    if count <= FEW:
-        return colormaps["tab10"](range(count))
+    """Return as many colours: the style's, or a gradient where they are too few."""
+    few = rcParams["axes.prop_cycle"].by_key()["color"]
+    if count <= len(few):
+        return few[:count]
     return colormaps["viridis"](np.linspace(0, 1, count))
 
 

@@ -7,16 +7,17 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from fmnist_lit.models.layer_table import Row
-from fmnist_lit.plots import BLUE, literal
+from fmnist_lit.plots import BLUE, literal, styled
 
 PLAIN = "#d7e1ec"  # of layers without parameters
 HEIGHT, HIGHEST = 0.32, 300  # inches of a layer, and of all; a config from elsewhere may have any number
 
 
+@styled
 def architecture_plot(layers: Sequence[Row]) -> Figure:
     """Draw a box for each layer, as wide as the logarithm of its output's size; dark ones have parameters."""
     boxes = [("image", (1, 28, 28), 0), *layers]
-    figure = Figure(figsize=(7.5, min(HEIGHT * len(boxes) + 0.6, HIGHEST)), layout="constrained")
+    figure = Figure(figsize=(7.5, min(HEIGHT * len(boxes) + 0.6, HIGHEST)))
     axes = figure.add_subplot()
     widest = max(log2(1 + prod(output)) for _, output, _ in boxes)
     for place, (name, output, parameters) in enumerate(boxes):

@@ -6,6 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
+from fmnist_lit.plots import BLUE, styled
 from fmnist_lit.readers.spread import Spread, spread
 from fmnist_lit.readers.text import render
 
@@ -28,15 +29,18 @@ def loss_table(printed: Sequence[float], ours: DataFrame) -> str:
     return render("loss_table.md", epochs=list(zip(printed, spreads[: len(printed)], strict=True)))
 
 
+@styled
 def loss_plot(printed: Sequence[float], ours: DataFrame) -> Figure:
     """Draw both curves, ours a line for each seed."""
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(7, 4.5))
     axes = figure.add_subplot()
     for seed in ours:
         label = f"ours (n = {len(ours.columns)})" if seed == ours.columns[0] else None
-        axes.plot(range(1, len(ours) + 1), ours[seed], color="C0", alpha=0.7, linewidth=1, label=label)
+        axes.plot(range(1, len(ours) + 1), ours[seed], color=BLUE, alpha=0.7, linewidth=1, label=label)
     axes.plot(range(1, len(printed) + 1), printed, "k.", label="published")
-    axes.set(xlabel="epoch", ylabel="training loss, on the report's scale")
+    axes.set(
+        title=f"Training loss of {EXPERIMENT}", xlabel="epoch", ylabel="training loss, on the report's scale"
+    )
     axes.grid(alpha=0.3)
     axes.legend()
     return figure

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from fmnist_lit.errors import UserError
+from fmnist_lit.plots import styled
 from fmnist_lit.readers.records import as_rows
 from fmnist_lit.readers.results_page import Published, Records, minutes, percent, rows_of
 from fmnist_lit.readers.spread import spread
@@ -56,9 +57,10 @@ def with_table(readme: str, lines: Sequence[Line]) -> str:
     return f"{before}{begin}\n{render('overview.md', lines=lines)}{end}{after}"
 
 
+@styled
 def overview_plot(lines: Sequence[Line]) -> Figure:
     """Draw each row's published test accuracy and ours, mean and standard deviation, on no background."""
-    figure = Figure(figsize=(7.5, 1.2 + 0.32 * len(lines)), layout="constrained", facecolor="none")
+    figure = Figure(figsize=(7.5, 1.2 + 0.32 * len(lines)), facecolor="none")
     axes = figure.add_subplot(facecolor="none")
     for place, line in enumerate(lines):
         found = spread(line.tests)

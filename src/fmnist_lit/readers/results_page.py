@@ -12,6 +12,7 @@ import yaml
 from matplotlib.figure import Figure
 from pandas import DataFrame, Series
 
+from fmnist_lit.plots import BLUE, ORANGE, styled
 from fmnist_lit.readers.claims import Claim, answer, claims_table
 from fmnist_lit.readers.grid_table import grid_table
 from fmnist_lit.readers.loss_curve import loss_table, losses
@@ -219,6 +220,7 @@ def comparisons(table: DataFrame) -> list[tuple[str, "Series[float]", "Series[fl
     return found
 
 
+@styled
 def five_models_plot(records: Records, published: Sequence[Mapping[str, Any]] = ()) -> Figure:
     """Draw accuracy and loss of each epoch for the six rows of five_models, a line for each seed.
 
@@ -226,13 +228,13 @@ def five_models_plot(records: Records, published: Sequence[Mapping[str, Any]] = 
         published: the report's rows; the test accuracy of each is a line.
     """
     tests = {row["row"]: row["published"] / 100 for row in published if "published" in row}
-    figure = Figure(figsize=(18, 6), layout="constrained")
+    figure = Figure(figsize=(13, 5))
     grid = figure.subplots(2, len(FIVE_MODELS), sharex=True)
     for column, name in enumerate(FIVE_MODELS):
         whole = (r for r in records if r["experiment"] == f"five_models/{name}" and not r["overrides"])
         runs = [record["history"] for record in whole]
         for axes, kind in zip(grid[:, column], ("accuracy", "loss"), strict=True):
-            for run, (split, colour) in product(runs, (("train", "C0"), ("test", "C1"))):
+            for run, (split, colour) in product(runs, (("train", BLUE), ("test", ORANGE))):
                 values, label = run[f"{split}_{kind}"], split if run is runs[0] else None
                 epochs = range(1, len(values) + 1)
                 axes.plot(epochs, values, color=colour, alpha=0.7, linewidth=1, label=label)
