@@ -35,7 +35,7 @@ from fmnist_lit.summary import rendered
 
 SPEED = """\
 One image: median {latency_median_ms:.3f} ms, 99th percentile {latency_p99_ms:.3f} ms.
-Batches of {batch_size}: {images_per_second:,.0f} images/s. CPU, {threads} threads."""
+Batches of {batch_size}: {images_per_second:,.0f} images/s. CPU threads: {threads}."""
 BACKGROUND = "--background light|dark sets it. IDX files are taken as they are, light on dark."
 TITLE = "fmnist-lit: what a network saw"  # by which --show knows its own file
 HANDFUL = 5  # kinds of files that a line names

@@ -43,7 +43,8 @@ def device_name(device: torch.device) -> str:
         properties = torch.cuda.get_device_properties(device)
         return f"cuda: {properties.name}, {properties.total_memory / 2**30:.0f} GiB"
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"cpu: {processor_name()}, {torch.get_num_threads()} threads, {memory:.0f} GiB"
+    threads = torch.get_num_threads()
+    return f"cpu: {processor_name()}, {threads} thread{'s' * (threads > 1)}, {memory:.0f} GiB"
 
 
 def processor_name() -> str:
