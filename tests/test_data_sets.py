@@ -330,12 +330,15 @@ def test_a_part_in_any_form_is_kept_and_the_rest_added(
         sources.fashion_mnist(str(tmp_path / "data"))
 
 
-def test_other_files_beside_the_layout_are_left_alone(official: dict[str, bytes], tmp_path: Path) -> None:
+def test_other_files_beside_the_layout_are_left_alone(
+    official: dict[str, bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     lay(tmp_path, small_files(3))
     before = contents(tmp_path)
     source = lay(tmp_path / "source", official)
     assert len(sources.fashion_mnist(str(tmp_path), str(source)).train) == 60
     assert before.items() <= contents(tmp_path).items()
+    assert f"{tmp_path}: its own files are left alone, for train-images-idx3-ubyte has md5" in caplog.text
 
 
 @pytest.mark.parametrize(("suffix", "dot"), FORMS)

@@ -102,3 +102,12 @@ def test_figures_by_hand() -> None:
     assert figures["folds"]["mean"] == pytest.approx(0.9)
     low, high = figures["accuracy_95_interval"]
     assert (round(low, 4), round(high, 4)) == (0.699, 0.9721)  # Wilson 1927, of 18 in 20
+
+
+def test_two_classes_can_be_evaluated() -> None:
+    true = np.array([0, 1, 0, 1])
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.4, 0.6]])
+    images = np.zeros((4, 28, 28), dtype=np.uint8)
+    found = metrics(Evaluation(images, true, probabilities, 0.5, ("left", "right")), folds=2)
+    assert (found["accuracy"], found["top_2_accuracy"]) == (0.75, 1.0)
+    assert found["classes"]["left"]["recall"] == 0.5

@@ -80,7 +80,7 @@ def test_nothing_that_fits_is_refused(source: Path) -> None:
     [
         (["init_from=RUN/typo"], "RUN/typo"),
         (["init_from=RUN/config.yaml"], "RUN/config.yaml is damaged or no checkpoint"),
-        (["init_from=FOLDER"], "FOLDER/checkpoints/best.ckpt: there is no such checkpoint"),
+        (["init_from=FOLDER"], "FOLDER/checkpoints/best.ckpt is missing."),
         (["init_from=RUN", "model=mlp4"], "none of its weights fits"),
         (["init_from=DAMAGED"], "DAMAGED/checkpoints/best.ckpt"),
         (["init_from=''"], "init_from"),
@@ -115,6 +115,8 @@ def test_what_cannot_start_is_refused_before_a_run_begins(
     assert named(message) in error
     assert len(error.splitlines()) == 1
     assert not (tmp_path / "run" / "config.yaml").exists()
+    if "init_from=FOLDER" in overrides or "init_from=RUN/typo" in overrides:
+        assert not (tmp_path / "run").exists()
 
 
 def test_frozen_parts_stay_to_the_bit(source: Path, trained: Callable[..., Any]) -> None:
@@ -187,7 +189,7 @@ def test_the_source_is_meant_from_the_folder_of_the_command_line(
     monkeypatch.chdir(tmp_path)
     status, _, error = answer_in_process([*SMALL, "init_from=mine", "hydra.job.chdir=true"])
     assert status == 2
-    assert f"init_from={tmp_path}/mine: {tmp_path}/mine: there is no such checkpoint" in error
+    assert f"init_from={tmp_path}/mine: there is no such run." in error
 
 
 def test_two_processes_train_what_is_not_frozen(

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import pytest
@@ -26,6 +27,10 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     status, said, error = answer_in_process(["-m", *SMALL, *overrides])
     assert (status, error) == (0, "")
     assert all(f"data.fold={fold}" in said for fold in range(5))
+    tests = [json.loads((folder / str(fold) / "metrics.json").read_text())["test"] for fold in range(5)]
+    found = [of["accuracy"] for of in tests]
+    assert "over 5 folds: val accuracy 0." in said
+    assert f", test accuracy {fmean(found):.4f} ± {stdev(found):.4f}\n" in said
     return folder
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 import sqlite3
 from pathlib import Path
@@ -116,6 +117,9 @@ def test_a_learning_rate_monitor_writes_the_rates(fit: Any) -> None:
     columns = logged(directory)
     assert [float(rate) for rate in columns["lr-SGD"]] == pytest.approx([0.01, 0.001])
     assert [float(row["learning_rate"]) for row in rows] == pytest.approx([0.01, 0.001])
+    metrics = json.loads((directory / "metrics.json").read_text())
+    for split in ("train", "val", "test"):  # of the tested weights
+        assert [float(value) for value in columns[f"final/{split}_accuracy"]] == [metrics[split]["accuracy"]]
     assert [float(loss) for loss in columns["val_loss"]] == pytest.approx(
         [float(row["val_loss"]) for row in rows]
     )

@@ -81,6 +81,23 @@ ANSWERS = {
     "-m hydra/sweeper=[] seed=0": ["hydra/sweeper=[]: it names no hydra/sweeper. Leave it out"],
     "~data.images data.images.folder=x": ["data.images: this key is missing; a run needs it."],
     "~trainer seed=0 trainer.max_epochs=1": ["trainer: this key is missing; a run needs it."],
+    "lr=3": ["lr: no such key. Did you mean optim.lr?"],
+    "epochs=3": ["epochs: no such key. Did you mean trainer.max_epochs?"],
+    "--lr 0.01": ["--lr: no such option. A setting has no dashes: lr=... (options: --help)"],
+    "seed=1 --epochs=3": ["A setting has no dashes: epochs=3"],
+    "callbacks.b._target_=x.Y": ["To add one, put a plus before it: +callbacks.b._target_=..."],
+    "model.dropot=1": ["model.dropot: no such key. Did you mean dropout? Choices: "],
+    "experiment=cnn_c": ["Did you mean five_models/cnn_c?"],
+    "experiment=cnn": ["Did you mean augmentation/cnn or early_stopping/cnn?"],
+    "model._target_=fmnist_lit.models.mlp.MPL": ["Did you mean MLP? Choices: MLP."],
+    "data._target_=lightning.pytorch.LightningDataModule": [
+        "must be a fmnist_lit.data.datamodule.DataModule"
+    ],
+    "data=idx": ["data.images.folder: this key is missing; a run needs it."],
+    "model=tabbed": ["YAML is indented by spaces."],
+    "schedule._target_=torch.optim.lr_scheduler.ReduceLROnPlateau": ["+schedule.monitor=val_loss"],
+    "init_from=nowhere": ["nowhere: there is no such run."],
+    "data.batch_size=0": ["data.batch_size=0: it must be a whole number, 1 or more"],
     "debug.x=1": ["debug.x: no such key. Choices: loss_within."],
 }
 
@@ -90,6 +107,8 @@ def test_an_answer_names_what_can_be_said(line: str, tmp_path: Path) -> None:
     for name in ("experiment/mine", "experiment/team/a", "experiment/team/_base", "mine/y"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / f"{name}.yaml").write_text("seed: 1")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "tabbed.yaml").write_text("_target_: x\n\ta: 1")
     answer = train("--config-dir", str(tmp_path), *line.split())
     assert (answer.returncode, answer.stdout) == (2, "")
     assert answer.stderr.startswith("error: ")

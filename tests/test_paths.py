@@ -138,6 +138,29 @@ def test_a_command_with_a_source_that_is_refused_starts_no_run(
         assert train("name=x", "data.images.source=mine")[0] == 0  # the name is free still
 
 
+@pytest.mark.parametrize("layout", ["", str(sources.LAYOUT)])
+def test_a_run_goes_on_with_images_in_any_layout(
+    layout: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise Interrupted(signal.SIGINT)
+
+    (home / "own" / layout).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(home / "mine", home / "own" / layout, dirs_exist_ok=True)
+    with monkeypatch.context() as stopped:
+        stopped.setattr(run_module, "train_and_test", stop)
+        assert train("name=x", "data.images.folder=own")[0] == 130
+    status, _, message = answer_in_process(["resume=outputs/runs/x"])
+    assert status == 0, message
+    assert not (home / "data").exists()
+
+
+def test_a_run_is_found_by_its_name(home: Path) -> None:
+    (home / "outputs" / "runs" / "x").mkdir(parents=True)
+    (home / "outputs" / "runs" / "x" / "config.yaml").write_text("")
+    assert "Name the directory of a run: resume=outputs/runs/x" in answer_in_process(["resume=x"])[2]
+
+
 @pytest.fixture
 def finished(home: Path) -> Path:
     status, _, message = train("name=x", "data.images.source=mine")
@@ -194,7 +217,7 @@ def test_a_run_that_cannot_find_its_images_is_not_resumed_with_others(finished: 
     before = contents(home)
     status, _, message = answer_in_process([f"resume={finished}"])
     assert status == 2
-    for part in (str(home / "data"), "python scripts/data.py", "config.yaml"):
+    for part in (str(home / "data"), "python scripts/data.py", "data.images.folder="):
         assert part in message
     assert contents(home) == before
     assert call(scripts.data, home / "data", "--source", "other").returncode == 0

@@ -125,6 +125,33 @@ def edited(path: Path, accuracy: float | None = None, **values: Any) -> None:
     (path / "metrics.json").write_text(json.dumps(metrics))
 
 
+def test_folds_of_one_seed_have_a_spread(folder: tuple[Path, Figures], tmp_path: Path) -> None:
+    accuracies = (0.5, 0.7, 0.9)
+    for fold, accuracy in enumerate(accuracies):
+        shutil.copytree(folder[0] / "0.01-0", tmp_path / str(fold))
+        edited(tmp_path / str(fold), accuracy, data__folds=3, data__fold=fold)
+    (row,) = json.loads(call(scripts.results, tmp_path, "--format", "json").stdout)["finished"]
+    assert (row["seeds"], row["folds"], row["mixes"], row["test_95_low"]) == (1, 3, "", None)
+    assert row["test_accuracy"] == pytest.approx(fmean(accuracies))
+    assert row["test_std"] == pytest.approx(stdev(accuracies))
+    assert "70.00% ± 20.00 | - |" in (text := call(scripts.results, tmp_path).stdout)
+    assert "one seed: ± over 3 folds" in text
+
+
+def test_the_row_of_the_best_validation_accuracy_comes_first(
+    folder: tuple[Path, Figures], tmp_path: Path
+) -> None:
+    for name, val, test in (("0.01-0", 0.2, 0.9), ("0.1-0", 0.3, 0.1)):
+        shutil.copytree(folder[0] / name, tmp_path / name)
+        edited(tmp_path / name, test)
+        path = tmp_path / name / "metrics.json"
+        metrics = json.loads(path.read_text())
+        metrics["val"]["accuracy"] = val
+        path.write_text(json.dumps(metrics))
+    rows = json.loads(call(scripts.results, tmp_path, "--format", "json").stdout)["finished"]
+    assert [row["optim.lr"] for row in rows] == ["0.1", "0.01"]
+
+
 MIXTURES: dict[str, tuple[list[dict[str, Any]], str]] = {
     "epochs": ([{"trainer__max_epochs": n} for n in (1, 5, 50)], "trainer.max_epochs=1..50"),
     "a limit": ([{"data__train_subset": n} for n in (None, 100, None)], "data.train_subset=100,None"),

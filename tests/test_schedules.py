@@ -118,6 +118,16 @@ def a_rate(optimizer: torch.optim.Optimizer) -> Any:
     return 0.1
 
 
+def a_pytorch_schedule(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.StepLR:
+    return torch.optim.lr_scheduler.StepLR(optimizer, 2)
+
+
+def test_a_function_may_say_that_it_returns_one_of_pytorchs(sgd: torch.optim.Optimizer) -> None:
+    schedule = build_schedule({"_target_": f"{__name__}.a_pytorch_schedule"}, sgd, 10)
+    assert schedule is not None
+    assert isinstance(schedule["scheduler"], torch.optim.lr_scheduler.StepLR)
+
+
 def nothing(optimizer: torch.optim.Optimizer) -> Schedule:
     return {}
 

@@ -20,11 +20,16 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 from yaml import YAMLError
 
-from fmnist_lit.build import TARGET, arguments_of, known_keys
-from fmnist_lit.config import origin, resolved
+from fmnist_lit.build import ROLES, TARGET, arguments_of, known_keys
+from fmnist_lit.config import leaves, origin, resolved
 from fmnist_lit.errors import (
     Occupied,
     UsageError,
@@ -72,8 +77,12 @@ class Command(Callback):
             asked = "hydra.run.dir" if config.name is None else f"name={config.name}"
             refuse_used(Path(config.hydra.run.dir), CONFIG, asked)
             from fmnist_lit.check import check  # PyTorch is imported here, after all names are known
+            from fmnist_lit.finetune import checkpoint_of
 
-            check(resolved(config))
+            whole = resolved(config)
+            check(whole)
+            if whole["init_from"]:
+                checkpoint_of(whole["init_from"])
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Note where the jobs will be; refuse a sweep that cannot work before anything is written."""
@@ -183,6 +192,8 @@ def message(error: BaseException) -> str:
         return unknown_key(str(cause.key), str(cause.full_key), cause.parent_node)
     if isinstance(error, OSError) and not isinstance(error, HydraException):
         return os_message(error, where=Command.run)
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key}: this key is missing; a run needs it."
     if isinstance(error, OmegaConfBaseException):
         return f"{str(error).splitlines()[0]} (key: {error.full_key})"
     lines = [line.strip() for line in str(error).splitlines()]
@@ -212,7 +223,18 @@ def unknown_key(name: str, key: str, node: DictConfig) -> str:
         return f"{key}: the config has no such key yet. Add it: +{key}=..."
     known = [str(key) for key in node if key not in ("hydra", TARGET)]
     known += () if place else WITHOUT_KEYS
-    return f"{key}: no such key. {choices(name, [*known, *further])}".rstrip()
+    said = f"{key}: no such key. {choices(name, [*known, *further])}".rstrip()
+    if place not in ROLES and f"{place}.*" in ROLES:
+        return f"{said} To add one, put a plus before it: +{key}.{TARGET}=..."
+    deeper = [] if place else deeper_keys(name, node)
+    return f"{key}: no such key. Did you mean {' or '.join(deeper)}?" if deeper else said
+
+
+def deeper_keys(name: str, config: DictConfig) -> list[str]:
+    """Return the dotted keys of a config that end in a name, or in one that has it as its last word."""
+    whole = OmegaConf.to_container(config, resolve=False)
+    keys = [key for key, _ in leaves(whole) if not key.startswith("hydra.")]  # type: ignore[arg-type]
+    return [key for key in keys if f"_{key.rpartition('.')[2]}".endswith(f"_{name}")]
 
 
 def say(error: BaseException) -> int:
@@ -289,7 +311,8 @@ def call_hydra(train: Callable[[], Any]) -> None:
             told = UserError(f"a job was lost: {' '.join(str(error).split())}")
         elif isinstance(error, ValueError | RuntimeError | YAMLError):
             # Hydra's own check of the command line, a launcher's of the machine, a config that is no YAML
-            told = UsageError(" ".join(str(error).split()))
+            tab = ". YAML is indented by spaces." if r"'\t'" in str(error) else ""
+            told = UsageError(" ".join(str(error).split()) + tab)
         Command.status = say(told)
 
 

@@ -69,7 +69,7 @@ ROLES = {
     "augment.*": Role("collections.abc.Callable", offered=CLASSES),
     "callbacks.*": Role("lightning.pytorch.Callback", given=("directory", "signals", "computed")),
     "data": Role(
-        "lightning.pytorch.LightningDataModule",
+        "fmnist_lit.data.datamodule.DataModule",
         given=("seed", "augmentations", "steps_per_execution", "rank", "world_size"),
     ),
     "data.images": Role("fmnist_lit.data.dataset.Images", "fmnist_lit.data.dataset.Images", ("fetch",)),
@@ -134,8 +134,15 @@ def near(part: str, inside: Any) -> str:
     """Say what a module has instead of a part."""
     if inside is None:
         return "Is it installed, or its folder in PYTHONPATH?"
-    names = [*dir(inside), *(module.name for module in iter_modules(getattr(inside, "__path__", ())))]
-    return choices(part, [name for name in names if not name.startswith("_")])
+    owner = str(getattr(inside, "__name__", ""))
+    own = [name for name in dir(inside) if home_of(getattr(inside, name, None)).startswith(owner)]
+    modules = [module.name for module in iter_modules(getattr(inside, "__path__", ()))]
+    return choices(part, [name for name in (*own, *modules) if not name.startswith("_")])
+
+
+def home_of(value: Any) -> str:
+    """Return the module in which something was made; of a module its own name."""
+    return str(getattr(value, "__module__", None) or getattr(value, "__name__", ""))
 
 
 def is_inside(target: str, packages: Sequence[str]) -> bool:
@@ -163,11 +170,17 @@ def target_of(node: Mapping[str, Any], key: str, trusted: Sequence[str] | None) 
     if inspect.isclass(found):
         fits = issubclass(found, locate(role.base))
     else:  # a function that does not say what it returns may do anything
-        fits = bool(role.returns) and hints_of(found).get("return") == locate(str(role.returns))
+        fits = bool(role.returns) and returns(found, (locate(role.base), locate(str(role.returns))))
     if not fits:
-        function = f" or a function annotated to return {role.returns}" if role.returns else ""
+        function = f" or a function annotated to return one (-> {role.base})" if role.returns else ""
         raise UsageError(f"{where}={target}: {key} must be a {role.base}{function}, and this is none.")
     return found
+
+
+def returns(function: Any, types: tuple[Any, Any]) -> bool:
+    """Whether a function says that it returns one of two types, of which the first is a class."""
+    said = hints_of(function).get("return")
+    return said in types or (inspect.isclass(said) and issubclass(said, types[0]))
 
 
 def hints_of(function: Any) -> dict[str, Any]:

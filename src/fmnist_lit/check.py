@@ -152,7 +152,7 @@ def check_devices(config: Mapping[str, Any]) -> None:
     world = trainer.get("devices", 1) * trainer.get("num_nodes", 1)
     if world > 1 and not str(trainer.get("strategy")).startswith("ddp"):
         raise UsageError(f"{world} processes (trainer.devices times trainer.num_nodes) need trainer=ddp.")
-    if isinstance(size, int) and world > size:
+    if isinstance(size, int) and world > 1 and world > size:
         raise UsageError(
             f"data.batch_size={size} cannot be shared by {world} processes; each needs an image."
         )

@@ -36,8 +36,9 @@ def choices(name: str, known: Iterable[str]) -> str:
     names = sorted(set(known))
     if not names:
         return ""
-    near = get_close_matches(name, names, n=1, cutoff=0.6)
-    guess = f"Did you mean {near[0]}? " if near else ""
+    inside = [known for known in names if known.rpartition("/")[2] == name != known][:3]
+    near = inside or get_close_matches(name, names, n=1, cutoff=0.6)
+    guess = f"Did you mean {' or '.join(near)}? " if near else ""
     return guess + (f"Choices: {', '.join(names)}." if len(names) <= MOST_CHOICES or not near else "")
 
 

@@ -21,11 +21,11 @@ def start_from(model: nn.Module, source: str) -> str:
     Raises:
         UsageError: there are no weights, or none fits.
     """
-    path = Path(source)
+    path = checkpoint_of(source)
     try:
-        theirs = weights_of(load_checkpoint(path / "checkpoints" / "best.ckpt" if path.is_dir() else path))
+        theirs = weights_of(load_checkpoint(path))
     except UserError as error:
-        raise UsageError(f"init_from={source}: {error}") from error
+        raise UsageError(f"init_from={source}: {str(error).removeprefix(f'{path}: ')}") from error
     ours = model.state_dict()
     fitting = {name: value for name, value in theirs.items() if name in ours and fits(value, ours[name])}
     other = [name for name in ours if name in theirs and name not in fitting]
@@ -38,6 +38,21 @@ def start_from(model: nn.Module, source: str) -> str:
         raise UsageError(f"init_from={source}: none of its weights fits this model.{unfit}")
     model.load_state_dict(fitting, strict=False)
     return f"{len(fitting)} of {len(ours)} tensors are from {source}.{unfit}"
+
+
+def checkpoint_of(source: str) -> Path:
+    """Return the checkpoint that a run directory or a file of weights stands for.
+
+    Raises:
+        UsageError: there is none.
+    """
+    path = Path(source)
+    path = path / "checkpoints" / "best.ckpt" if path.is_dir() else path
+    if not path.is_file():
+        raise UsageError(
+            f"init_from={source}: {'there is no such run' if str(path) == source else f'{path} is missing'}."
+        )
+    return path
 
 
 def fits(there: torch.Tensor, here: torch.Tensor) -> bool:

@@ -73,8 +73,9 @@ def named_run(arguments: Sequence[str]) -> Wanted | None:
 
 
 def run_of(path: Path) -> Path:
-    """Return the run directory that a path in it is of."""
-    return next((folder for folder in path.parents if (folder / "config.yaml").is_file()), path)
+    """Return the run directory that a path in it, or its name alone, stands for; else the path."""
+    places = [*path.parents, Path("outputs", "runs", path.name)]
+    return next((folder for folder in places if (folder / "config.yaml").is_file()), path)
 
 
 def way_on(directory: Path) -> str:
@@ -190,18 +191,18 @@ def where_they_are(images: Mapping[str, Any], directory: Path) -> dict[str, Any]
     Raises:
         UsageError: they are gone.
     """
-    from fmnist_lit.data.sources import LAYOUT, recorded
+    from fmnist_lit.data.sources import has_files, recorded
 
     if "folder" not in images:
         return dict(images)
     folder = recorded(images["folder"])
     if not str(images[TARGET]).endswith(".fashion_mnist"):
         return {**images, "folder": str(folder)}
-    if not (folder / LAYOUT).is_dir():
+    if not has_files(folder):
         raise UsageError(
             f"resume={directory}: its images were expected in {folder}, and they are not there. Put them "
             f"there: python scripts/data.py {shlex.quote(str(folder))} (--source FOLDER if you "
-            f"have them); or set data.images.folder in {directory / 'config.yaml'}."
+            f"have them); or name another folder: resume={directory} data.images.folder=..."
         )
     return {**images, "folder": str(folder), "source": None}
 

@@ -107,7 +107,7 @@ def run(
                 remove_parts(directory)
                 remove_parts(directory / ".hydra")
                 keep_changes(directory, whole)
-                (directory / "failure.json").unlink(missing_ok=True)  # of an earlier attempt
+            (directory / "failure.json").unlink(missing_ok=True)  # of an earlier attempt
             keep_overrides(directory, command)
             if busy:
                 log.info("%s", busy)

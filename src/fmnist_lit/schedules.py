@@ -81,7 +81,7 @@ def as_lightning(built: Any, **outer: Any) -> Schedule:
     if schedule["interval"] not in ("step", "epoch"):
         raise UsageError(f"schedule.interval={schedule['interval']}: it must be one of step, epoch.")
     if isinstance(scheduler, ReduceLROnPlateau) and schedule.get("monitor") is None:
-        raise UsageError("schedule: ReduceLROnPlateau needs a monitor: schedule.monitor=val_loss.")
+        raise UsageError("schedule: ReduceLROnPlateau needs a monitor: +schedule.monitor=val_loss.")
     if isinstance(scheduler, ReduceLROnPlateau) and schedule["interval"] == "step":
         raise UsageError("schedule.interval=step: a plateau shows in an epoch's metrics only.")
     return schedule

@@ -56,19 +56,24 @@ class FinalEvents(L.Callback):
         self.counts = self.confusion.compute().cpu().numpy()
 
     def write(self, trainer: L.Trainer, classifier: Classifier, metrics: Mapping[str, Any]) -> None:
-        """Log graph, config, final metrics and figures, if the run has a TensorBoard logger.
+        """Log the final metrics; to TensorBoard, graph, config and figures too.
 
         Args:
             metrics: what metrics.json holds.
         """
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        final = final_metrics(metrics)
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
+            if not isinstance(logger, TensorBoardLogger):
+                known = {name: value for name, value in final.items() if not math.isnan(value)}
+                logger.log_metrics(known, step=trainer.current_epoch)
+                logger.save()
+            else:
                 log_graph(logger, classifier, data)
                 text = OmegaConf.to_yaml(OmegaConf.create(dict(self.config)))
                 logger.experiment.add_text("config", "```yaml\n" + text + "```")
                 columns = metrics["choices"] | plain_values(self.config)
-                logger.log_hyperparams(columns, final_metrics(metrics))
+                logger.log_hyperparams(columns, final)
                 self.log_figures(logger, data, trainer.current_epoch)
                 logger.finalize("success")
 
@@ -125,13 +130,13 @@ def plain_values(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def final_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return the metrics of the HPARAMS tab.
+    """Return the metrics of the tested weights, as loggers and TensorBoard's HPARAMS tab have them.
 
     A run without validation data must have that column too: TensorBoard takes the columns from one run.
     """
-    missing = {"loss": math.nan, "accuracy": math.nan}
+    names = dict.fromkeys(["loss", "accuracy", *metrics["test"]])
     return {
-        f"final/{part}_{name}": (metrics[part] or missing)[name]
+        f"final/{part}_{name}": (metrics[part] or {}).get(name, math.nan)
         for part in ("train", "val", "test")
-        for name in ("loss", "accuracy")
+        for name in names
     }

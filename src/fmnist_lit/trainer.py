@@ -181,7 +181,7 @@ def steps_per_execution(config: Mapping[str, Any], callbacks: Sequence[L.Callbac
     named = config["steps_per_execution"]
     single = needs_single_steps(config, callbacks)
     if named == "auto":
-        several = max(1, GROUP_IMAGES // config["data"]["batch_size"])
+        several = max(1, GROUP_IMAGES // config["data"].get("batch_size", GROUP_IMAGES))
         return 1 if single or any(map(looks_at_batches, callbacks)) else several
     if named > 1 and single:
         raise UsageError(

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -87,7 +87,12 @@ def recorded(folder: str) -> Path:
     folder, then in the checkout.
     """
     places = [place / str(folder) for place in (Path.cwd(), CHECKOUT)]
-    return next((place for place in places if (place / LAYOUT).is_dir()), places[0])
+    return next((place for place in places if has_files(place)), places[0])
+
+
+def has_files(folder: Path) -> bool:
+    """Whether a folder has the names of the four files, in torchvision's layout or without one."""
+    return all(candidates(folder, name) or candidates(folder / LAYOUT, name) for name in MD5)
 
 
 def in_memory(files: Contents) -> Images:
@@ -103,8 +108,11 @@ def obtain(folder: Path, source: Path | None) -> Contents:
     files = kept_files(raw)
     if len(files) == len(MD5):
         return files
-    with suppress(Unavailable):  # whole without a layout, too
-        return dict(from_folder(folder, MD5))
+    try:
+        return dict(from_folder(folder, MD5))  # whole without a layout, too
+    except Unavailable as error:
+        if any(candidates(folder, name) for name in MD5):
+            log.warning("%s: its own files are left alone, for %s.", folder, error)
     try:
         raw.mkdir(parents=True, exist_ok=True)
         # Runs that start together wait here for the first one instead of fetching four times.

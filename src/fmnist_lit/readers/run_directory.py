@@ -152,10 +152,6 @@ class RunDirectory:
         """
         node = {key: value for key, value in self.config["data"].items() if key != "images"}
         data: DataModule = build(node, "data", trusted=self.trusted, images=self.data_set())
-        if not isinstance(data, DataModule):
-            raise UserError(
-                f"{self.path}: its data module is none of this project's, whose splits are known."
-            )
         data.setup()
         return data
 

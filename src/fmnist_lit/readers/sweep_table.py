@@ -1,8 +1,9 @@
 """The table of all jobs of a sweep."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from fmnist_lit.errors import UserError, printable
@@ -50,10 +51,25 @@ def sweep_summary(directory: Path) -> tuple[str, int]:
         f"{len(jobs)} jobs, best {order} accuracy first; all with "
         f"{printable(' '.join(common)) or 'the defaults'}:",
         rendered(["job", "differs in", "val accuracy", "test accuracy", "seconds"], rows, texts=2),
+        *mean_over_folds(jobs),
         *(printable(f"job {job['job']} {job['reason']}") for job in failed),
         f"Everything is in {directory}",
     ]
     return "\n".join(lines), len(failed)
+
+
+def mean_over_folds(jobs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line about a cross-validation whose folds all ended; of other sweeps none."""
+    folds = {next((item for item in job["overrides"] if item.startswith("data.fold=")), "") for job in jobs}
+    others = {tuple(item for item in job["overrides"] if item not in folds) for job in jobs}
+    if len(folds) < 2 or len(folds) < len(jobs) or len(others) > 1 or any(not job["metrics"] for job in jobs):
+        return []
+    said = [
+        f"{split} accuracy {mean(values):.4f} ± {stdev(values):.4f}"
+        for split in ("val", "test")
+        if (values := [job["metrics"][split]["accuracy"] for job in jobs])
+    ]
+    return [f"Mean and standard deviation over {len(jobs)} folds: {', '.join(said)}"]
 
 
 def cells(job: Mapping[str, Any]) -> list[str]:

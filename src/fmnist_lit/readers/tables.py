@@ -16,7 +16,7 @@ from fmnist_lit.readers.spread import spread
 from fmnist_lit.readers.text import no_formula, render
 from fmnist_lit.run_files import read_history, read_metrics, why_unfinished
 
-SEED = "seed"
+SEED, FOLD = "seed", "data.fold"  # what repeats a run: else it is the same
 INCIDENTAL_GROUPS = ("logger", "trainer", "debug")
 SPLITS = ("train", "val", "test")
 OWN = ("test_accuracy", "test_loss", "test_std", "test_95_low", "test_95_high")
@@ -190,7 +190,7 @@ def collect(folder: Path, group_by: Sequence[str] = (), columns: Sequence[str] =
     if not read:
         return Results([], [], [], without, searches)
     runs = as_runs(read)
-    keys = list(dict.fromkeys(group_by)) or [key for key in varying_keys(runs) if key != SEED]
+    keys = list(dict.fromkeys(group_by)) or [key for key in varying_keys(runs) if key not in (SEED, FOLD)]
     for key in keys:
         if key not in runs.keys:
             raise UsageError(f"--group-by {key}: no run has such a group or key. {choices(key, runs.keys)}")
@@ -202,26 +202,36 @@ def collect(folder: Path, group_by: Sequence[str] = (), columns: Sequence[str] =
     measured = list(dict.fromkeys(columns)) or further
     groups = [of.index for _, of in runs.keys.groupby(keys, sort=False)] if keys else [runs.keys.index]
     alike = [Runs(runs.keys.loc[index], runs.groups, runs.numbers.loc[index]) for index in groups]
-    rows = sorted((make_row(keys, measured, of) for of in alike), key=lambda row: -row["test_accuracy"])
+    rows = sorted((make_row(keys, measured, of) for of in alike), key=rank)
     return Results(keys, measured, rows, without, searches)
+
+
+def rank(row: Mapping[str, Any]) -> tuple[float, float]:
+    """Order rows by validation accuracy, best first; those without one by test accuracy, behind them."""
+    return -(row["val_accuracy"] or 0.0), -row["test_accuracy"]
 
 
 def make_row(keys: Sequence[str], measured: Sequence[str], runs: Runs) -> dict[str, Any]:
     """Return the metrics of runs of the same keys; None where there is none. Accuracies are fractions.
 
-    Runs of the same seed are one value, their mean: only seeds repeat. Runs that differ in more than the seed
-    are a mixture: they have a mean, but no spread over seeds.
+    Runs of the same seed are one value, their mean: seeds repeat, or the folds of one seed. Runs that differ
+    in more are a mixture: they have a mean, but no spread.
     """
-    mixes = [varying(runs, key) for key in varying_keys(runs) if key not in (SEED, *keys)]
+    mixes = [varying(runs, key) for key in varying_keys(runs) if key not in (SEED, FOLD, *keys)]
     seeds = runs.numbers.groupby(SEED).mean()
+    folds = runs.keys[FOLD].nunique() if FOLD in runs.keys else 1
+    over_folds = folds > 1 and len(seeds) == 1
+    if over_folds:
+        seeds = runs.numbers.groupby(runs.keys[FOLD]).mean()
     test = spread(seeds["test_accuracy"].tolist(), limits=(0, 1))
     parameters = set(runs.numbers["parameters"])
     means = {name: seeds[name].mean() for name in ("val_accuracy", *measured) if name in seeds}
-    low, high = (None if mixes else test.interval) or (None, None)
+    low, high = (None if mixes or over_folds else test.interval) or (None, None)
     return {
         **runs.keys.iloc[0][list(keys)].to_dict(),
         "mixes": mixes,
-        "seeds": len(seeds),
+        "seeds": 1 if over_folds else len(seeds),
+        "folds": folds,
         "runs": len(runs.keys),
         "test_accuracy": test.mean,
         "test_std": None if mixes else test.std,
