@@ -92,7 +92,8 @@ def test_a_sweep_with_a_name_does_what_is_missing(tmp_path: Path, cluster: Path)
     other = train(*command, "optim.lr=0.5")
     assert other.returncode == 2
     assert other.stderr == (
-        "error: name=night: a sweep of that name ran with another command: optim.lr=0.5 is new.\n"
+        "error: name=night: a sweep of that name ran with another command: optim.lr=0.5 is new. "
+        "Choose another name, or say what it said.\n"
     )
 
 

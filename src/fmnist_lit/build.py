@@ -324,6 +324,8 @@ def in_words(fault: Mapping[str, Any], value: Any, faults: int) -> str:
     limits["kind"] = "a whole" if any(type(limit) is int for limit in limits.values()) else "a"
     if fault["type"] == "missing":  # of a tuple's elements
         limits["needed"] = len(value) + faults
+    if fault["type"] == "list_type" and isinstance(value, str):
+        return f"a list: [{value}]"
     if fault["type"] in WORDS:
         return WORDS[fault["type"]].format(**limits)
     return str(fault["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchmetrics import Metric, MetricCollection
 
@@ -21,7 +21,7 @@ from fmnist_lit.checkpoints import diverged
 from fmnist_lit.data.loader import Batch, Shard
 from fmnist_lit.distributed import gathered, share_buffers
 from fmnist_lit.metrics import split_metrics
-from fmnist_lit.schedules import Schedule, require_logged
+from fmnist_lit.schedules import Schedule, as_lightning, require_logged
 
 FLIPPED = "test_flipped"  # the test set, asked with each image and its mirror image
 
@@ -47,7 +47,8 @@ class Classifier(L.LightningModule):
     Args:
         model: maps images of (n, 1, 28, 28) to (n, outputs).
         optimizer: makes the optimizer of some parameters.
-        schedule: makes the schedule of an optimizer and the number of steps of the run.
+        schedule: makes the schedule of an optimizer and the number of steps of the run: one of PyTorch's,
+            Lightning's dictionary of one, or None.
         metrics: further ones, by name, each with ``update(preds, target)``.
         label_smoothing: of the loss that is trained on; what is counted is the plain cross-entropy.
         ema_decay: share that an exponential moving average of the weights keeps in each step; the average is
@@ -61,13 +62,14 @@ class Classifier(L.LightningModule):
             (Keras's name). 1 is Lightning's automatic optimization; more is the same bits in less time.
         gradient_clip_val: of the Trainer, which does not clip itself.
         gradient_clip_algorithm: "norm" or "value", likewise.
+        log_test: whether loggers get the metrics of a test, under the names that an epoch's have.
     """
 
     def __init__(
         self,
         model: nn.Module,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
-        schedule: Callable[[Optimizer, int], Schedule],
+        schedule: Callable[[Optimizer, int], Schedule | LRScheduler],
         metrics: Mapping[str, Metric] | None = None,
         label_smoothing: float = 0.0,
         ema_decay: float | None = None,
@@ -79,6 +81,7 @@ class Classifier(L.LightningModule):
         steps_per_execution: int = 1,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
+        log_test: bool = True,
     ) -> None:
         super().__init__()
         self.model = model
@@ -87,7 +90,7 @@ class Classifier(L.LightningModule):
         self.still = list(still)
         self.label_smoothing, self.tta_flip = label_smoothing, tta_flip
         self.automatic_optimization = steps_per_execution == 1
-        self.clip_val = gradient_clip_val
+        self.clip_val, self.log_test = gradient_clip_val, log_test
         self.clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
         self.schedule: Schedule = None
         self.validated = self.logged = False  # this epoch; its training
@@ -127,7 +130,7 @@ class Classifier(L.LightningModule):
         if not self.automatic_optimization:  # Lightning counts calls, not steps
             loader: Any = self.trainer.train_dataloader
             steps = loader.steps * (self.trainer.max_epochs or 1)
-        self.schedule = self.make_schedule(optimizer, int(steps))
+        self.schedule = as_lightning(self.make_schedule(optimizer, int(steps)))
         if self.schedule is None:
             return optimizer
         # Between several steps at once Lightning steps no schedule.
@@ -303,9 +306,9 @@ class Classifier(L.LightningModule):
         return output
 
     def on_test_epoch_end(self) -> None:
-        """Log the final metrics for callbacks and the caller; loggers have an epoch's under these names."""
+        """Log the final metrics."""
         flipped = [FLIPPED] if self.tta_flip else []
-        self.log_metrics([*split_names(self.trainer.test_dataloaders), *flipped], logger=False)
+        self.log_metrics([*split_names(self.trainer.test_dataloaders), *flipped], logger=self.log_test)
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Return the model's output."""
@@ -335,14 +338,17 @@ class Classifier(L.LightningModule):
         return losses
 
     def log_metrics(self, splits: Sequence[str], logger: bool) -> None:
-        """Log what was counted, and forget it; loggers, if they are to have it, get the epoch's number."""
+        """Log what was counted, and forget it; loggers, if they are to have it, get the epoch's number.
+
+        Args:
+            logger: what is for loggers is what the Trainer returns, too, without a logger as well.
+        """
         counted: dict[str, Tensor] = {}
         for split in splits:
             counted |= self.metrics_of(split).compute()
             self.metrics_of(split).reset()
-        logger = logger and bool(self.trainer.loggers)
         how: dict[str, Any] = {"on_step": False, "on_epoch": True, "sync_dist": True, "batch_size": 1}
-        if logger:
+        if logger and self.trainer.loggers:
             self.log("step", self.trainer.current_epoch + 1.0, logger=True, **how)
         shown = "val" in splits or not counted.keys().isdisjoint(monitors(self.trainer))
-        self.log_dict(counted, prog_bar=shown, logger=logger, **how)
+        self.log_dict(counted, prog_bar=shown, logger=None if logger else False, **how)

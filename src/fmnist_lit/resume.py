@@ -215,7 +215,8 @@ def require_unfinished(directory: Path, epochs: int = 0) -> None:
     """
     if not (directory / "config.yaml").is_file():
         run = run_of(directory)
-        known = f"no run of train.py; it has no config.yaml. Name the directory of a run: resume={run}"
+        what = "no run of train.py; it has no config.yaml." if directory.exists() else "there is no such run."
+        known = f"{what} Name the directory of a run: resume={run}"
         raise UsageError(f"resume={directory}: {known if run != directory else known.partition(' Name')[0]}")
     metrics = directory / "metrics.json"
     if not metrics.exists():

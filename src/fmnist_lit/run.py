@@ -347,6 +347,7 @@ def build_classifier(
         # A network that saw no mirror images knows none.
         tta_flip=bool((config["augment"].get("affine") or {}).get("flip")),
         steps_per_execution=steps,
+        log_test=False,  # FinalEvents does
         gradient_clip_val=config["trainer"].get("gradient_clip_val"),
         gradient_clip_algorithm=config["trainer"].get("gradient_clip_algorithm"),
     )

@@ -112,7 +112,10 @@ def begin_sweep(directory: Path, name: str, overrides: Sequence[str], config: Ma
             "each job is held against its own config."
         ) from error
     if changes:
-        raise UsageError(f"name={name}: a sweep of that name ran with another command: {'; '.join(changes)}.")
+        raise UsageError(
+            f"name={name}: a sweep of that name ran with another command: {'; '.join(changes)}. "
+            "Choose another name, or say what it said."
+        )
     wait_for_jobs(directory)
 
 

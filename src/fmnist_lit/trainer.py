@@ -137,7 +137,10 @@ def accelerator(settings: Mapping[str, Any]) -> str:
     if named not in ("auto", "gpu", "cuda"):
         return str(named)
     if not found:
-        raise UserError("trainer=gpu: PyTorch sees no CUDA device here. Choose trainer=auto or trainer=cpu.")
+        raise UserError(
+            f"trainer.accelerator={named}: PyTorch sees no CUDA device here. "
+            "Choose trainer=auto or trainer=cpu."
+        )
     if found < wanted:
         raise UserError(
             f"trainer.devices={wanted}: PyTorch sees {found} CUDA devices here. Choose fewer, or the CPU: "
