@@ -16,6 +16,7 @@ from PIL import Image
 
 import scripts.best_runs
 import scripts.curves
+import scripts.data
 import scripts.evaluate
 import scripts.export
 import scripts.images
@@ -24,7 +25,6 @@ import scripts.record
 import scripts.report
 import scripts.results
 import scripts.tune
-from fmnist_lit.data import sources
 from fmnist_lit.readers.command import arguments
 from fmnist_lit.summary import rendered
 from tests.fixtures import Answer, call
@@ -77,7 +77,7 @@ FAILING = {  # what the command line cannot do, named with the odd name
     scripts.images: lambda run, new: [new],
     scripts.record: lambda run, new: [run],
     scripts.tune: lambda run, new: [new],
-    sources: lambda run, new: [run / "config.yaml"],
+    scripts.data: lambda run, new: [run / "config.yaml"],
     scripts.results: lambda run, new: [new],
 }
 
@@ -179,8 +179,8 @@ def test_what_is_no_file_gets_a_message(
         (scripts.results, [file]),
         (scripts.record, [file]),
         (scripts.tune, [file]),
-        (sources, [tmp_path / "data", "--source", folder]),
-        (sources, [tmp_path / "data", "--source", file]),
+        (scripts.data, [tmp_path / "data", "--source", folder]),
+        (scripts.data, [tmp_path / "data", "--source", file]),
     ]
     for script, line in lines:
         answer: Answer = call(script, *line)

@@ -87,7 +87,7 @@ def sample_plot(
         axes.imshow(image, cmap="gray", vmin=0, vmax=255)
         axes.set_axis_off()
         title = shown[guess] if guess == truth else f"{shown[guess]}\n(is {shown[truth]})"
-        axes.set_title(title, fontsize=9, color=BLUE if guess == truth else ORANGE)
+        axes.set_title(title, fontsize=9, loc="center", color=BLUE if guess == truth else ORANGE)
     figure.suptitle(heading)
     return figure
 
@@ -100,7 +100,7 @@ def images_plot(images: np.ndarray, labels: np.ndarray, names: Sequence[str], sp
     above, below = figure.subfigures(2, 1, height_ratios=[3, 1])  # type: ignore[misc]
     for axes, image, label in zip(above.subplots(rows, columns).flat, images, labels, strict=False):
         axes.imshow(image, cmap="gray_r", vmin=0, vmax=255)
-        axes.set_title(literal(names[label], 16), fontsize=7)
+        axes.set_title(literal(names[label], 16), fontsize=7, loc="center")
     for axes in above.axes:
         axes.set_axis_off()
     above.suptitle(f"The first {min(rows * columns, len(images))} of {len(images):,} images: {split}")
