@@ -330,7 +330,7 @@ def end_of_sweep() -> int:
         return Command.status or say(UsageError("this sweep has no jobs."))
     from fmnist_lit.readers.sweep_table import sweep_summary
 
-    text, failures = sweep_summary(sweep)
+    text, failures = sweep_summary(sweep.absolute())
     with suppress(BrokenPipeError):  # whoever read the output has seen enough
         print(text, flush=True)
     return 1 if failures else Command.status

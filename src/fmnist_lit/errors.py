@@ -37,6 +37,8 @@ def choices(name: str, known: Iterable[str]) -> str:
     if not names:
         return ""
     inside = [known for known in names if known.rpartition("/")[2] == name != known][:3]
+    initials = "".join(word[:1] for word in name.split("_"))  # learning_rate, where it is called lr
+    inside += [initials] if "_" in name and initials in names else []
     near = inside or get_close_matches(name, names, n=1, cutoff=0.6)
     guess = f"Did you mean {' or '.join(near)}? " if near else ""
     return guess + (f"Choices: {', '.join(names)}." if len(names) <= MOST_CHOICES or not near else "")
