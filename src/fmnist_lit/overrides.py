@@ -20,19 +20,9 @@ TEXTS = ("name", *PATHS)  # keys whose values are texts, whatever they look like
 NO_GROUPS = ("hydra", "schemas", "search")  # folders of conf/ that no command line of train.py chooses from
 # Hydra's flags that a value follows.
 VALUED = re.compile("-(-config-(dir|path|name)|c[dpn]?|-cfg|-package|p|-info|i)")
-FLAGS = (
-    *(
-        "--help",
-        "--hydra-help",
-        "--version",
-        "--cfg",
-        "--resolve",
-        "--package",
-        "--run",
-        "--multirun",
-        "--info",
-    ),
-    *("--shell-completion", "--config-path", "--config-name", "--config-dir", "--experimental-rerun"),
+FLAGS = (  # Hydra's; the beginning of a word will do
+    " --help --hydra-help --version --cfg --resolve --package --run --multirun --info --shell-completion "
+    "--config-path --config-name --config-dir --experimental-rerun"
 )
 SHELL = set('$`\\!"\n')  # characters that a shell reads between double quotes
 
@@ -74,7 +64,7 @@ def flags_first(arguments: Sequence[str]) -> list[str]:
     others: list[str] = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
         name, equals, value = argument.partition("=")
-        if re.match("--[a-z]", name) and not any(flag.startswith(name) for flag in FLAGS):
+        if re.match("--[a-z]", name) and f" {name}" not in FLAGS:
             setting = f"{name.lstrip('-')}={value if equals else '...'}"
             raise UsageError(
                 f"{argument}: no such option. A setting has no dashes: {setting} (options: --help)"

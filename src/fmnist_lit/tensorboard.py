@@ -1,4 +1,4 @@
-"""What TensorBoard shows beyond scalars, at the end of a run: graph, config, final metrics and figures."""
+"""What loggers get at the end of a run: the final metrics; TensorBoard graph, config and figures too."""
 
 import logging
 import math
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class FinalEvents(L.Callback):
-    """Keeps what the test shows, and completes the events of a finished run with it.
+    """Keeps what the test shows, and completes what the loggers of a finished run have.
 
     Args:
         config: of the run.
