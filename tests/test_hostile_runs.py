@@ -10,7 +10,7 @@ import stat
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
-from functools import cache, reduce
+from functools import reduce
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +29,6 @@ import scripts.report
 import scripts.results
 from fmnist_lit.app import go_on
 from fmnist_lit.config import read_config
-from fmnist_lit.data.synthetic import drawn_garments
 from fmnist_lit.errors import UserError
 from fmnist_lit.plots import add_legends
 from fmnist_lit.readers.sweep_table import sweep_summary
@@ -296,7 +295,6 @@ def attacked(run_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(f"{module}.plots", lambda evaluation: {})
     for module in ("fmnist_lit.readers.page", "scripts.curves"):
         monkeypatch.setattr(f"{module}.curves_plot", small_plot)
-    monkeypatch.setattr("fmnist_lit.data.synthetic.drawn_garments", cache(drawn_garments))
     monkeypatch.setattr("scripts.export.write_onnx", lambda predictor, path: path.write_bytes(b"onnx"))
     monkeypatch.setattr("scripts.export.largest_difference", lambda *arguments: 0.0)
     return Attacked(run_copy, outside, tmp_path / "canary")

@@ -40,7 +40,7 @@ MEASURED = ("seconds", "images_per_second")
 def test_one_step_and_many_at_once_give_the_same_bits(name: str, composed: Any, tmp_path: Path) -> None:
     weights, metrics, histories = [], [], []
     for steps in (1, 3, 32):  # of eight batches
-        config = composed(*COMMON, *RECIPES[name], f"steps_per_execution={steps}")
+        config = composed(*COMMON, *RECIPES[name]) | {"steps_per_execution": steps}
         check(config)
         directory = tmp_path / str(steps)
         directory.mkdir()

@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from os.path import expanduser
 from pathlib import Path
 from typing import Any, Literal
@@ -215,8 +216,15 @@ def check_whole(values: Mapping[str, Any]) -> None:
     Raises:
         UsageError: one cannot be.
     """
-    fields: Any = {key: (field.annotation, field) for key, field in Config.model_fields.items()}
-    checked(create_model("Config", __config__=RULES, **{key: fields[key] for key in values}), values)
+    checked(model_of(tuple(values)), values)
+
+
+@cache
+def model_of(keys: tuple[str, ...]) -> type[BaseModel]:
+    """Return what checks these keys alone; to make it takes longer than to use it."""
+    fields: Any = {key: (Config.model_fields[key].annotation, Config.model_fields[key]) for key in keys}
+    model: type[BaseModel] = create_model("Config", __config__=RULES, **fields)
+    return model
 
 
 def has_validation(config: Mapping[str, Any]) -> bool:
