@@ -288,11 +288,14 @@ def composed() -> Callable[..., Config]:
 def trained(composed: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """Train a small config and return its run directory and metrics."""
 
-    def train(*overrides: str, directory: Path | None = None) -> tuple[Path, Config]:
+    def train(
+        *overrides: str, directory: Path | None = None, callbacks: Sequence[Any] = ()
+    ) -> tuple[Path, Config]:
         config = composed(*SMALL, *overrides)
         check(config)
         directory = directory or tmp_path_factory.mktemp("run")
-        metrics = run(config, directory, {"model": "small"}, " ".join(["python train.py", *overrides]))
+        command = " ".join(["python train.py", *overrides])
+        metrics = run(config, directory, {"model": "small"}, command, callbacks=callbacks)
         return directory, metrics
 
     return train

@@ -11,7 +11,7 @@ from fmnist_lit.build import build
 from fmnist_lit.models.block_cnn import BlockCNN
 from fmnist_lit.models.cnn import CNNB, loss_floor
 from fmnist_lit.models.compute import training_flop
-from fmnist_lit.models.initialization import SCHEMES, Scheme, initialize
+from fmnist_lit.models.initialization import SCHEMES, ConvScheme, Scheme, initialize
 from fmnist_lit.models.layer_table import layer_table, parameter_count
 from fmnist_lit.models.lenet import LeNet
 from fmnist_lit.models.mlp import MLP
@@ -323,7 +323,7 @@ def test_initialization_by_layer_type() -> None:
 
 
 def test_config_knows_the_schemes() -> None:
-    assert set(get_args(Scheme)) == {"default", *SCHEMES}
+    assert set(get_args(ConvScheme)) == {"default", *SCHEMES} == {"identity", *get_args(Scheme)}
 
 
 def test_a_wider_kernel_keeps_the_shapes() -> None:

@@ -42,6 +42,13 @@ RECIPES = {
         *("callbacks=early_stopping", "callbacks.early_stopping.patience=2"),
     ),
 }
+CHOSEN = (
+    *("model=residual", "model.stem=18", "model.widths=[4]", "model.blocks=[1]", "optim=muon"),
+    *("schedule=linear", "augment=cutout", "augment.affine.flip=0", "init=identity", "callbacks=hard_part"),
+    "+callbacks.flip._target_=fmnist_lit.ingredients.AlternatingFlip",
+    "+callbacks.stem._target_=fmnist_lit.ingredients.WhitenedStem",
+    *("+callbacks.biases._target_=fmnist_lit.ingredients.FastBiases", "+callbacks.biases.factor=16"),
+)
 PRECISE = (
     *("schedule=cosine", "ema_decay=0.9", "augment=shift_flip", "model.hidden=[16]"),
     *("model=mlp", "trainer.max_epochs=2"),
@@ -408,6 +415,12 @@ def test_batch_normalization_of_double_precision_goes_on_to_the_same_bits(
     small = ("model=residual", "model.widths=[4]", "model.blocks=[1]", "model.stem=4")
     config = recipe("everything that is random", *small, "trainer.precision=64-true", "trainer.max_epochs=2")
     assert_same_after_stops(config, tmp_path, [1, 3])
+
+
+def test_ingredients_of_champions_go_on_to_the_same_bits(recipe: Any, tmp_path: Path) -> None:
+    """The images of an epoch are arranged anew where it goes on, those that were chosen once stay chosen."""
+    config = recipe("everything that is random", *CHOSEN)
+    assert_same_after_stops(config, tmp_path, [1, GROUPS, GROUPS])
 
 
 def flip(path: Path) -> None:

@@ -11,7 +11,7 @@ from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
 from types import ModuleType
-from typing import Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, ValidationError, create_model
 
@@ -46,6 +46,7 @@ WORDS = {
 RULES = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 
 
+TARGET_TFLOP = "target_tflop"  # the one key of a trainer that Lightning does not know
 CLASSES = ("classes", "num_classes")  # how many, by either name
 
 
@@ -233,9 +234,13 @@ def arguments_of(node: Mapping[str, Any], key: str) -> type[BaseModel]:
     return arguments_model(locate(str(node.get(TARGET, role.base))), role.given)
 
 
+@cache
 def trainer_arguments() -> type[BaseModel]:
-    """Return the model of the Trainer's flags, without what a run gives."""
-    return arguments_of({}, "trainer")
+    """Return the model of the Trainer's flags and of our own, without what a run gives."""
+    flags = arguments_of({}, "trainer")
+    target = (Annotated[float, Field(gt=0)] | None, Field(None, alias=TARGET_TFLOP))
+    model: type[BaseModel] = create_model("Trainer", __base__=flags, **{"target": target})  # type: ignore[call-overload]
+    return model
 
 
 def check_node(

@@ -20,7 +20,8 @@ from torch.optim import Optimizer
 
 from fmnist_lit import distributed, elastic, provenance
 from fmnist_lit.allocator import keep_freed_memory
-from fmnist_lit.build import build, build_group
+from fmnist_lit.budget import computation, with_length
+from fmnist_lit.build import TARGET_TFLOP, build, build_group
 from fmnist_lit.callbacks import BestCheckpoint, History, ResumeCheckpoint
 from fmnist_lit.checkpoints import LAST, AtomicCheckpointIO, latest_valid, load_best, require_same_run, settle
 from fmnist_lit.classifier import FLIPPED, Classifier
@@ -42,7 +43,6 @@ from fmnist_lit.finetune import freeze, start_from
 from fmnist_lit.interrupt import Signals, own_signals
 from fmnist_lit.logs import logged_to
 from fmnist_lit.metrics import try_metric
-from fmnist_lit.models.compute import training_flop
 from fmnist_lit.models.initialization import initialize
 from fmnist_lit.models.layer_table import layer_table, parameter_count
 from fmnist_lit.models.speedups import prepare
@@ -95,7 +95,7 @@ def run(
         images: Images = build(config["data"]["images"], "data.images", fetch=not resumed)
         is_new, busy = not resumed and not claimed, ""
         if is_new:  # what is refused leaves the directory free
-            build_classifier(config, images.classes)
+            config = with_steps(config, build_classifier(config, images.classes), images)
             config, busy = with_threads(config)
         whole = {**config, ORIGIN: {"command": command, "choices": dict(choices)}}
         if is_new and rank == 0:
@@ -117,6 +117,20 @@ def run(
             elastic.launch(config, directory, resumed)
             return dict(json.loads((directory / "metrics.json").read_bytes()))
         return train_and_test(config, directory, choices, command, signals, resumed, callbacks, images)
+
+
+def with_steps(config: Mapping[str, Any], classifier: Classifier, images: Images) -> dict[str, Any]:
+    """Turn a target of computation, if there is one, into the steps that a run takes.
+
+    Raises:
+        UsageError: it cannot be.
+    """
+    if not config["trainer"].get(TARGET_TFLOP):
+        return dict(config)
+    data = build_data(config, images=images, outputs=classifier.outputs)
+    data.setup()
+    optimizer = classifier.make_optimizer(classifier.model.parameters())
+    return with_length(config, classifier.model, optimizer, len(data.splits["train"][1]))
 
 
 def most_threads(config: Mapping[str, Any]) -> int:
@@ -186,7 +200,7 @@ def train_and_test(
         "seconds": next(c.seconds for c in named if isinstance(c, ResumeCheckpoint)),
         "images_per_second": history.all_images / history.steps_s,
         "parameters": parameter_count(classifier.model),
-        "training_tflop": training_flop(classifier.model) * history.all_images / 1e12,
+        "training_tflop": computation(trainer, classifier.model, history.all_images) / 1e12,
         "classes": list(images.classes),
         "statistics": list(images.statistics),
         "device": device,

@@ -12,13 +12,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
     CyclicLR,
+    LambdaLR,
     LRScheduler,
     OneCycleLR,
     ReduceLROnPlateau,
 )
 
 from fmnist_lit.build import build, target_of
-from fmnist_lit.constraints import AtLeastOne, Natural, NotNegative, OpenShare, Text
+from fmnist_lit.constraints import AtLeastOne, Natural, NotNegative, OpenShare, Share, Text
 from fmnist_lit.errors import UsageError, UserError, choices
 
 # What Lightning's ``configure_optimizers`` may return under "lr_scheduler", or None: the rate stays.
@@ -200,7 +201,7 @@ def onecycle(
     """Climb to the optimizer's rate for ``warmup`` of all steps, then fall (Smith and Topin 2018)."""
     scheduler = OneCycleLR(
         optimizer,
-        max_lr=optimizer.param_groups[0]["lr"],
+        max_lr=[group["lr"] for group in optimizer.param_groups],
         total_steps=total_steps,
         # OneCycleLR divides by the steps on the way up less one.
         pct_start=warmup + 1e-6 if warmup * total_steps == 1 else warmup,
@@ -209,3 +210,15 @@ def onecycle(
         cycle_momentum=False,  # RMSProp and plain SGD have none to cycle
     )
     return {"scheduler": scheduler, "interval": "step"}
+
+
+def linear(optimizer: Optimizer, total_steps: int, warmup: Share, end: Share) -> Schedule:
+    """Climb in a line to the optimizer's rate for ``warmup`` of all steps, then fall to ``end`` of it."""
+
+    def factor(step: int) -> float:
+        climb = warmup * total_steps
+        if step < climb:
+            return (step + 1) / (climb + 1)
+        return end + (1 - end) * (total_steps - step) / (total_steps - climb)
+
+    return {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}

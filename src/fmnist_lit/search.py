@@ -53,6 +53,7 @@ OF_TRIALS_ALONE = (
     *(key for key in INCIDENTAL if not key.startswith("data.images.")),
     *("logger", "debug", "trainer", "data.train_subset"),
     *("trainer.max_epochs", "trainer.min_epochs", "trainer.max_steps", "trainer.min_steps"),
+    "trainer.target_tflop",
     *("trainer.max_time", "trainer.overfit_batches", "trainer.fast_dev_run", "trainer.num_sanity_val_steps"),
     *(f"trainer.limit_{split}_batches" for split in ("train", "val", "test", "predict")),
 )

@@ -29,6 +29,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from fmnist_lit.build import (
     TARGET,
+    TARGET_TFLOP,
     arguments_of,
     build,
     build_group,
@@ -53,6 +54,7 @@ OF_SINGLE_STEPS: dict[str, tuple[Any, ...]] = {
     "max_steps": (-1,),
     "min_steps": (None,),
     "overfit_batches": (0, 0.0),
+    "target_tflop": (None,),
     "val_check_interval": (None, 1.0),
 }
 # Of Lightning's own callbacks, those that do nothing or something else between several steps at once.
@@ -236,7 +238,7 @@ def try_trainer(config: Mapping[str, Any]) -> None:
     mute = [type(one).__name__ for one in callbacks if isinstance(one, OF_LOGGERS)]
     if mute and not any(config["logger"].values()):
         raise UsageError(f"callbacks: {mute[0]} needs a logger: logger=csv, say, or leave it out.")
-    arguments = checked(trainer_arguments(), config["trainer"], "trainer.")
+    arguments = trainer_settings(config["trainer"])
     require_precision(arguments)
     if arguments.get("accelerator", "auto") in ("auto", "gpu", "cuda"):
         arguments |= {"accelerator": "cpu", "precision": "32-true"}
@@ -244,6 +246,17 @@ def try_trainer(config: Mapping[str, Any]) -> None:
         L.Trainer(
             **arguments | {"devices": 1, "num_nodes": 1, "logger": False, "plugins": LightningEnvironment()}
         )
+
+
+def trainer_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return Lightning's arguments of a config's flags; a target of computation is in steps by now.
+
+    Raises:
+        UsageError: one cannot be.
+    """
+    arguments = checked(trainer_arguments(), settings, "trainer.")
+    arguments.pop(TARGET_TFLOP, None)
+    return arguments
 
 
 def require_precision(settings: Mapping[str, Any]) -> None:
@@ -287,7 +300,7 @@ def build_trainer(
     last = [callback for callback in callbacks if isinstance(callback, Checkpoint)]
     last.sort(key=lambda callback: isinstance(callback, ResumeCheckpoint))  # it saves what the others know
     others = [callback for callback in callbacks if callback not in last]
-    arguments = checked(trainer_arguments(), settings, "trainer.")
+    arguments = trainer_settings(settings)
     with trainer_faults():
         return L.Trainer(
             **arguments | {"profiler": arguments.get("profiler") or NoProfiler()},

@@ -138,6 +138,23 @@ class RandomErasing(MayBeOff):
         return images.masked_fill(rectangles(top, left, height, width), 0), labels
 
 
+@dataclass(frozen=True)
+class Cutout(MayBeOff):
+    """Blackens a square about a random pixel of each image (DeVries and Taylor 2017).
+
+    Args:
+        side: pixels; a part of the square may lie outside.
+    """
+
+    side: Annotated[int, Field(ge=0, le=2 * SIDE)]
+
+    def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Changed:
+        """Change the images."""
+        corner = uniform(0, SIDE, (2, len(images), 1), generator).floor() - self.side // 2
+        size = torch.full_like(corner[0], self.side)
+        return images.masked_fill(rectangles(corner[0], corner[1], size, size), 0), labels
+
+
 def rectangles(top: Tensor, left: Tensor, height: Tensor, width: Tensor) -> Tensor:
     """Return which pixels lie in each image's rectangle, bool of (n, 28, 28); what is given is of (n, 1)."""
     position = torch.arange(SIDE, device=top.device)

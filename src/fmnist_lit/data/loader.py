@@ -63,6 +63,7 @@ class BatchLoader:
         world_size: of them; each gets a share of every batch that is shuffled, and whole batches in turn of
             those that are not. A batch is changed whole, so that an image looks the same in whatever share.
         statistics: of the data set's pixels.
+        pool: places of the images that are shuffled, several times if they are fewer; None: all.
     """
 
     images: torch.Tensor
@@ -76,6 +77,7 @@ class BatchLoader:
     rank: int = 0
     world_size: int = 1
     statistics: tuple[float, float] = (PIXEL_MEAN, PIXEL_STD)
+    pool: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         assert len(self.images) == len(self.labels) > 0
@@ -99,7 +101,12 @@ class BatchLoader:
         """Return the epoch's order of the images, None if they keep their own."""
         if self.shuffle_seed is None:
             return None
-        return epoch_order(len(self.images), self.shuffle_seed, self.epoch()).to(self.images.device)
+        seed, epoch, count = self.shuffle_seed, self.epoch(), len(self.images)
+        if self.pool is None:
+            return epoch_order(count, seed, epoch).to(self.images.device)
+        rounds = math.ceil(count / len(self.pool))
+        orders = [self.pool[epoch_order(len(self.pool), seed, epoch * rounds + i)] for i in range(rounds)]
+        return torch.cat(orders)[:count].to(self.images.device)
 
     def batch(self, index: int, order: torch.Tensor | None) -> Batch | Shard:
         """Return the batch of that number: the same, whichever batches were asked for before it."""

@@ -10,6 +10,19 @@ from fmnist_lit.constraints import Positive
 
 # Each fills a tensor and returns it; the second argument is the standard deviation that "normal" uses.
 Scheme = Literal["default", "normal", "xavier_uniform", "xavier_normal", "he_uniform", "he_normal"]
+ConvScheme = Literal[Scheme, "identity"]
+
+
+def identity(weight: Tensor, std: float) -> Tensor:
+    """Let a convolution hand on its input in its first channels; the others are as PyTorch draws them.
+
+    Source: Jordan 2024 (94% on CIFAR-10 in 3.29 seconds).
+    """
+    nn.init.kaiming_uniform_(weight, a=5**0.5)
+    nn.init.dirac_(weight[: weight.shape[1]])
+    return weight
+
+
 SCHEMES: dict[str, Callable[[Tensor, float], Tensor]] = {
     "normal": lambda weight, std: nn.init.normal_(weight, std=std),
     "xavier_uniform": lambda weight, std: nn.init.xavier_uniform_(weight),
@@ -17,15 +30,16 @@ SCHEMES: dict[str, Callable[[Tensor, float], Tensor]] = {
     # The gain of ReLU; that of a LeakyReLU with slope 0.01 is the same to four digits.
     "he_uniform": lambda weight, std: nn.init.kaiming_uniform_(weight, nonlinearity="relu"),
     "he_normal": lambda weight, std: nn.init.kaiming_normal_(weight, nonlinearity="relu"),
+    "identity": identity,
 }
 
 
-def initialize(model: nn.Module, linear: Scheme, conv: Scheme, std: Positive) -> None:
+def initialize(model: nn.Module, linear: Scheme, conv: ConvScheme, std: Positive) -> None:
     """Draw the weights of Linear and Conv2d layers, subclasses too, anew and set their biases to zero.
 
     Args:
         linear: scheme for Linear layers: a name in SCHEMES, or "default" to leave them as PyTorch drew them.
-        conv: the same for Conv2d layers.
+        conv: the same for Conv2d layers, or "identity".
         std: standard deviation of "normal".
 
     >>> layer = nn.Linear(784, 500)

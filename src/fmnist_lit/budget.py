@@ -1,0 +1,60 @@
+"""Training length by computation: ``trainer.target_tflop`` in place of ``trainer.max_epochs``."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+from torch import nn
+from torch.optim import Optimizer
+
+from fmnist_lit.errors import UsageError
+from fmnist_lit.models.compute import training_flop
+
+# Flags that change what an epoch or a step is, and their values where they do not.
+OTHERS = {"limit_train_batches": 1.0, "overfit_batches": 0.0, "accumulate_grad_batches": 1, "max_steps": -1}
+
+
+def step_flop(optimizer: Optimizer) -> float:
+    """Return the floating-point operations of an optimizer's step: what it says, else none that count."""
+    return float(getattr(optimizer, "step_flop", 0.0))
+
+
+def with_length(
+    config: Mapping[str, Any], model: nn.Module, optimizer: Optimizer, images: int
+) -> dict[str, Any]:
+    """Turn a target of computation into steps, the most that it allows; the last epoch may be a part of one.
+
+    Args:
+        images: of an epoch.
+
+    Raises:
+        UsageError: it allows no step, or something else says how many batches an epoch or a step has.
+    """
+    target = config["trainer"]["target_tflop"]
+    others = [
+        f"trainer.{key}" for key, off in OTHERS.items() if config["trainer"].get(key, off) not in (None, off)
+    ]
+    if others:
+        raise UsageError(f"trainer.target_tflop: not with {', '.join(others)}.")
+    size = min(config["data"]["batch_size"], images)
+    an_image, a_step = training_flop(model), step_flop(optimizer)
+    of_epoch = math.ceil(images / size)
+    epochs, rest = divmod(target * 1e12, images * an_image + of_epoch * a_step)
+    steps = int(epochs) * of_epoch + int(rest // (size * an_image + a_step))
+    if not steps:
+        least = (size * an_image + a_step) / 1e12
+        raise UsageError(f"trainer.target_tflop={target}: a single step takes {least:.2g} TFLOP.")
+    length = {"max_steps": steps, "max_epochs": math.ceil(steps / of_epoch)}
+    return {**config, "trainer": {**config["trainer"], **length}}
+
+
+def computation(trainer: L.Trainer, model: nn.Module, images: int) -> float:
+    """Return the floating-point operations of a training: of its images, its steps, and its callbacks.
+
+    Args:
+        images: that were trained on.
+    """
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    others = sum(getattr(callback, "further_images", 0.0) for callback in callbacks)
+    return training_flop(model) * (images + others) + step_flop(trainer.optimizers[0]) * trainer.global_step

@@ -1,0 +1,58 @@
+"""Training length by computation."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fmnist_lit.classifier import Classifier
+from fmnist_lit.config import read_config
+from fmnist_lit.errors import UsageError
+from fmnist_lit.models.compute import training_flop
+from fmnist_lit.models.mlp import MLP
+from fmnist_lit.run import run
+from tests.test_resume import Killed, assert_same, die
+
+A_STEP = 16 * training_flop(MLP([100, 50])) / 1e12
+TARGET = ("model=mlp", "model.hidden=[100,50]", "data.batch_size=16", f"trainer.target_tflop={A_STEP * 25.5}")
+
+
+def test_a_target_of_computation_becomes_steps(trained: Any) -> None:
+    """160 images in ten batches: two epochs and a half."""
+    directory, metrics = trained(*TARGET, "schedule=linear")
+    assert metrics["training_tflop"] == pytest.approx(25 * A_STEP)
+    assert metrics["epochs"] == 3
+    assert read_config(directory)["trainer"]["max_steps"] == 25
+
+
+def test_a_run_of_a_target_goes_on_to_the_same_bits(
+    composed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = ("data=synthetic", "data.images.train=200", "data.images.test=50", "trainer=cpu", "threads=1")
+    config = composed(*small, "logger=none", *TARGET, "schedule=linear", "callbacks.resume.every_s=0")
+    for name in ("once", "twice"):
+        (tmp_path / name).mkdir()
+    run(config, tmp_path / "once", {}, "")
+    training_step, calls = Classifier.training_step, []
+
+    def dying(self: Classifier, *arguments: Any) -> Any:
+        calls.append(1)
+        return die() if len(calls) == 23 else training_step(self, *arguments)
+
+    monkeypatch.setattr(Classifier, "training_step", dying)
+    with pytest.raises(Killed):
+        run(config, tmp_path / "twice", {}, "")
+    kept = read_config(tmp_path / "twice")
+    run(kept, tmp_path / "twice", {}, "", resumed=True)
+    assert_same(tmp_path / "twice", tmp_path / "once")
+
+
+def test_what_a_target_cannot_be_is_said(trained: Any) -> None:
+    with pytest.raises(UsageError, match=r"a single step takes 5\.5e-06 TFLOP"):
+        trained(*TARGET, "trainer.target_tflop=1e-12")
+    with pytest.raises(UsageError, match=r"target_tflop: not with trainer.limit_train_batches"):
+        trained(*TARGET, "trainer.limit_train_batches=3")
+    with pytest.raises(UsageError, match=r"trainer.target_tflop: not with steps_per_execution=4"):
+        trained(*TARGET, "steps_per_execution=4")
+    with pytest.raises(UsageError, match=r"trainer.target_tflop=-1: .*more than 0"):
+        trained(*TARGET, "trainer.target_tflop=-1")
