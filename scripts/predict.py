@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from os.path import realpath
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -81,7 +82,8 @@ def main(
         speed = benchmark(predictor)
         print(json.dumps(speed, indent=2) if json_form else SPEED.format(**speed))
         return
-    files = [path for path in files_of(images or ()) if show is None or path.resolve() != show.resolve()]
+    drawn = realpath(show or "")
+    files = [path for path in files_of(images or ()) if show is None or realpath(path) != drawn]
     read = [item for path in files for item in read_pictures(path, background)]
     pictures = [item for item in read if isinstance(item, Picture)]
     faults = [printable(item.reason) for item in read if isinstance(item, Unread)]

@@ -81,6 +81,7 @@ def test_nothing_that_fits_is_refused(source: Path) -> None:
         (["init_from=RUN/typo"], "RUN/typo"),
         (["init_from=RUN/config.yaml"], "RUN/config.yaml is damaged or no checkpoint"),
         (["init_from=FOLDER"], "FOLDER/checkpoints/best.ckpt is missing."),
+        (["init_from=RUN/checkpoints", "model=mlp4"], "none of its weights fits"),
         (["init_from=RUN", "model=mlp4"], "none of its weights fits"),
         (["init_from=DAMAGED"], "DAMAGED/checkpoints/best.ckpt"),
         (["init_from=''"], "init_from"),

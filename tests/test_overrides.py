@@ -164,3 +164,44 @@ def test_help_is_a_screen_of_what_can_be_chosen() -> None:
     assert "/_" not in shown
     assert "search:" not in shown
     assert "none" in options("experiment")
+
+
+@pytest.mark.parametrize("group", ["model", "optim", "data", "schedule", "init", "debug", "trainer", "sweep"])
+def test_of_most_groups_one_option_is_chosen(group: str) -> None:
+    """Hydra would merge them, into something that nobody has asked for."""
+    first, second = options(group)[:2]
+    with pytest.raises(UsageError, match=rf"one {group} is chosen\. To train with each: -m {group}={first},"):
+        list(as_meant([f"{group}=[{first},{second}]"]))
+    assert list(as_meant([f"{group}={first},{second}"]))
+    several = ["logger=[csv,tensorboard]", "metrics=[none,macro_f1]", "augment=[shift_flip,mixup]"]
+    assert list(as_meant(several)) == several
+
+
+@pytest.mark.parametrize("name", ["cnn_a.yaml", "./cnn_a", "../model/cnn_a", "x/../cnn_a"])
+def test_an_option_has_one_name(name: str) -> None:
+    """Hydra takes them, and tables of runs would show several models where there is one."""
+    with pytest.raises(UsageError, match=r"no such model\. Did you mean cnn_a"):
+        list(as_meant([f"model={name}"]))
+
+
+@pytest.mark.parametrize("name", ["a b", "\N{HIKING BOOT}", "it's", "x" * 300])
+def test_a_name_that_cannot_be_is_not_offered_in_quotes(name: str) -> None:
+    answer = train(f"name={name}")
+    assert answer.returncode == 2
+    assert "letters, digits, dots, - and _, 200 bytes at most" in answer.stderr
+    assert "quote" not in answer.stderr
+    assert len(answer.stderr.splitlines()) == 1
+
+
+def test_what_names_no_folder_is_refused() -> None:
+    for arguments in (["hydra.run.dir="], ["-m", "seed=0,1", "hydra.sweep.dir="]):
+        answer = train(*arguments)
+        assert answer.returncode == 2
+        assert answer.stderr.endswith("it names no folder.\n")
+
+
+def test_a_further_logger_is_said_to_need_no_plus() -> None:
+    answer = train("logger=none", "+logger=csv")
+    assert answer.stderr == (
+        "error: logger: one is there already. Leave out the plus, or name both: logger=[...,...]\n"
+    )

@@ -334,6 +334,10 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "claims.jpg": (lambda path: path.write_bytes(jpeg(65_000, 65_000)), "too large"),
     "floats.tif": (lambda path: Image.new("F", (60, 60), 0.5).save(path), "more than 16 bits"),
     "long.tif": (lambda path: Image.new("I", (60, 60), 2**20).save(path), "more than 16 bits"),
+    "twelve.png": (
+        lambda path: Image.fromarray(np.full((60, 60), 4080, np.uint16)).save(path),
+        "its 16-bit pixels end at 4,080",
+    ),
     "text.gz": (lambda path: path.write_bytes(gzip.compress(b"words, and no picture")), "is no IDX file"),
     "bomb.gz": (lambda path: path.write_bytes(bomb()), "claims"),
     "many-idx3-ubyte": (
@@ -349,6 +353,23 @@ FAULTS: dict[str, tuple[Any, str]] = {
         "damaged",
     ),
 }
+
+
+def test_what_is_transparent_is_white_in_16_bits_too(tmp_path: Path) -> None:
+    """PNG names a grey value that is transparent."""
+    grey = np.full((60, 60), 20_000, np.uint16)
+    grey[20:40, 20:30] = 40_000
+    found = []
+    for name, pixels, hole in (
+        ("16.png", grey, 20_000),
+        ("8.png", (grey >> 8).astype(np.uint8), 20_000 >> 8),
+    ):
+        Image.fromarray(pixels).save(tmp_path / name, transparency=hole)
+        (picture,) = read_pictures(tmp_path / name)
+        assert isinstance(picture, Picture)
+        assert picture.background == "light"
+        found.append(picture.pixels)
+    assert found[0].equal(found[1])
 
 
 @pytest.mark.parametrize("name", FAULTS)

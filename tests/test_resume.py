@@ -625,7 +625,7 @@ def test_a_run_goes_on_for_longer_as_if_it_had_been_said_at_first(recipe: Any, t
         config = recipe("everything that is random", "schedule=constant", f"trainer.max_epochs={epochs}")
         (tmp_path / name).mkdir()
         run(config, tmp_path / name, {}, f"python train.py model=mlp trainer.max_epochs={epochs} seed=1")
-    with pytest.raises(UsageError, match="is finished, with a test accuracy of"):
+    with pytest.raises(UsageError, match=r"is finished after \d epochs, .* [34] or more"):
         resume(tmp_path / "short", changed=("trainer.max_epochs=2",))
     metrics = resume(tmp_path / "short", changed=("trainer.max_epochs=3", "data.eval_batch_size=64"))
     (weights, rows, _), (others, other_rows, _) = outcome(tmp_path / "short"), outcome(tmp_path / "long")
@@ -656,10 +656,15 @@ def test_a_run_that_would_have_gone_another_way_is_not_made_longer(
 
 
 def test_what_cannot_go_on_says_why(runs: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no run of train.py; it has no config.yaml"):
+    with pytest.raises(UsageError, match=r"no run of train.py; it has no config.yaml.$"):
         resume(tmp_path)
     finished = shutil.copytree(next(iter(runs.values())), tmp_path / "finished")
+    with pytest.raises(UsageError, match=r"no run of .* Name the directory of a run: finished$"):
+        resume(tmp_path)
+    for length in ("1e1", "-1", "0"):
+        with pytest.raises(UsageError, match=rf"trainer.max_epochs={length}: it must be a whole number"):
+            resume(finished, changed=[f"trainer.max_epochs={length}"])
     (finished / ".hydra").mkdir(exist_ok=True)
     OmegaConf.save(OmegaConf.create({"hydra": {}}), finished / ".hydra" / "hydra.yaml")
-    with pytest.raises(UsageError, match="is finished, with a test accuracy of"):
+    with pytest.raises(UsageError, match=r"is finished after \d epochs, .* [34] or more"):
         resume(finished)

@@ -29,7 +29,7 @@ from omegaconf.errors import (
 from yaml import YAMLError
 
 from fmnist_lit.build import ROLES, TARGET, arguments_of, known_keys
-from fmnist_lit.config import leaves, origin, resolved
+from fmnist_lit.config import check_whole, leaves, origin, resolved
 from fmnist_lit.errors import (
     Occupied,
     UsageError,
@@ -75,7 +75,8 @@ class Command(Callback):
         """Refuse a single run that cannot work, before Hydra makes its folder."""
         with refused(config):
             asked = "hydra.run.dir" if config.name is None else f"name={config.name}"
-            refuse_used(Path(config.hydra.run.dir), CONFIG, asked)
+            check_whole({"name": config.name})
+            refuse_used(folder(config, "run.dir"), CONFIG, asked)
             from fmnist_lit.check import check  # PyTorch is imported here, after all names are known
             from fmnist_lit.finetune import checkpoint_of
 
@@ -88,11 +89,23 @@ class Command(Callback):
         """Note where the jobs will be; refuse a sweep that cannot work before anything is written."""
         with refused(config):
             gather_jobs(config)
-            Command.sweep, Command.name = Path(config.hydra.sweep.dir), config.name
+            Command.sweep, Command.name = folder(config, "sweep.dir"), config.name
             if config.name is None:
                 refuse_used(Command.sweep, f"**/{CONFIG}", "hydra.sweep.dir")
             else:
                 begin_sweep(Command.sweep, config.name, config.hydra.overrides.task, resolved(config))
+
+
+def folder(config: DictConfig, key: str) -> Path:
+    """Return the folder that a key of Hydra's names.
+
+    Raises:
+        UsageError: it names none: nobody means the one where the command is given.
+    """
+    named = str(OmegaConf.select(config.hydra, key) or "").strip()
+    if not named:
+        raise UsageError(f"hydra.{key}=: it names no folder.")
+    return Path(named)
 
 
 @contextmanager
@@ -199,7 +212,12 @@ def message(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     said = " ".join(line for line in lines if line and not line.startswith("See http"))
     if isinstance(error, OverrideParseException):
-        return unreadable(error.override)
+        try:
+            return unreadable(error.override)
+        except UsageError as fault:
+            return str(fault)
+    if again := re.match(r"(\w+) appears more than once in the final defaults list", said):
+        return f"{again[1]}: one is there already. Leave out the plus, or name both: {again[1]}=[...,...]"
     if twice := re.match(r"Multiple values for (\S+)\. .* 'override \S+: (.*)'$", said):
         return f"+{'='.join(twice.groups())}: there is a {twice[1]} already; leave out the plus."
     ambiguous = re.match(r"Ambiguous value for argument '(.*)'$", lines[0]) if lines else None
@@ -273,7 +291,7 @@ def command_line(train: Callable[[], Any]) -> int:
     except Interrupted as error:
         if error.__cause__ is not None:
             say(error.__cause__)
-        if Command.sweep is not None and Command.sweep.exists():
+        if Command.sweep is not None and next(Command.sweep.glob(f"**/{CONFIG}"), None):
             end_of_sweep()
         with suppress(OSError):  # a terminal that was closed
             print(f"{error}. {after_interrupt()}", file=sys.stderr)

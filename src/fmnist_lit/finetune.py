@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fmnist_lit.errors import UsageError, UserError, choices
+from fmnist_lit.run_files import run_of
 from fmnist_lit.weights import load_checkpoint, weights_of
 
 SAID = 8  # names in a message
@@ -47,7 +48,7 @@ def checkpoint_of(source: str) -> Path:
         UsageError: there is none.
     """
     path = Path(source)
-    path = path / "checkpoints" / "best.ckpt" if path.is_dir() else path
+    path = run_of(path) / "checkpoints" / "best.ckpt" if path.is_dir() else path
     if not path.is_file():
         raise UsageError(
             f"init_from={source}: {'there is no such run' if str(path) == source else f'{path} is missing'}."

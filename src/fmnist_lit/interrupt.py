@@ -12,7 +12,7 @@ from typing import Any
 
 # Ctrl-C, the end of a job; of a terminal; of a batch system's patience, which each has its own signal for.
 ALWAYS = (signal.SIGINT, signal.SIGTERM)
-SIGNALS = (*ALWAYS, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)
+SIGNALS = (*ALWAYS, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 
 
 class Interrupted(BaseException):

@@ -13,7 +13,8 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from fmnist_lit.config import CONF, PATHS
+from fmnist_lit.build import ROLES
+from fmnist_lit.config import CONF, PATHS, check_whole
 from fmnist_lit.errors import UsageError, choices
 
 TEXTS = ("name", *PATHS)  # keys whose values are texts, whatever they look like
@@ -107,12 +108,20 @@ def require_option(group: str, override: Override) -> None:
     swept = override.is_discrete_sweep()
     for value in override.sweep_iterator() if swept else [override.value()]:
         names = value if isinstance(value, list) else [value]
+        merged = group not in ROLES and f"{group}.*" in ROLES  # callbacks, say: each has its own node
+        if len(names) > 1 and not merged and not group.startswith("hydra/"):
+            sweep = f"-m {group}={','.join(map(str, names))}"
+            raise UsageError(f"{override.input_line}: one {group} is chosen. To train with each: {sweep}")
         if not names or not all(isinstance(name, str | QuotedString) for name in names):
             if group.startswith("hydra/"):
                 raise UsageError(f"{override.input_line}: it names no {group}. Leave it out for Hydra's own.")
             known = options(group)
             none = f"To have none, say {group}=none. " if "none" in known else ""
             raise UsageError(f"{override.input_line}: it names no {group}. {none}{choices('', known)}")
+        for name in map(str, names):  # Hydra takes them, and they would be other options to all tables
+            if name.endswith((".yaml", ".yml")) or {".", ".."} & set(name.split("/")):
+                plain = Path(name).with_suffix("").name
+                raise UsageError(f"{group}={name}: no such {group}. {choices(plain, options(group))}")
 
 
 def folders() -> list[Path]:
@@ -161,8 +170,14 @@ def choices_text() -> str:
 
 
 def unreadable(override: str) -> str:
-    """Say that Hydra cannot read an override, and how it is typed in a shell."""
+    """Say that Hydra cannot read an override, and how it is typed in a shell.
+
+    Raises:
+        UsageError: it cannot be typed at all.
+    """
     key, equals, value = override.partition("=")
+    if key == "name":
+        check_whole({key: value})
     closed = [] if key in TEXTS or len(value) < 2 else [f"{override}]", f"{override}}}"]
     right = next((form for form in [*closed, quoted(key, value)] if equals and parsed(form)), None)
     if right is None:

@@ -23,10 +23,13 @@ from fmnist_lit.config import (
 )
 from fmnist_lit.errors import UsageError, UserError
 from fmnist_lit.logs import log_to_console
-from fmnist_lit.run_files import read_metrics
+from fmnist_lit.run_files import read_metrics, run_of
 
 # From where a run that may come from elsewhere builds; what else its classes need is trusted by name.
 BUILT_FROM = (*TRUSTED, "lightning.pytorch.callbacks", "lightning.pytorch.loggers", "torchmetrics")
+
+
+SHOWN = 5  # names of runs in a message
 
 
 class Wanted(NamedTuple):
@@ -72,12 +75,6 @@ def named_run(arguments: Sequence[str]) -> Wanted | None:
     return Wanted(run, tuple(p.strip() for p in packages if p.strip()), tuple(changed))
 
 
-def run_of(path: Path) -> Path:
-    """Return the run directory that a path in it, or its name alone, stands for; else the path."""
-    places = [*path.parents, Path("outputs", "runs", path.name)]
-    return next((folder for folder in places if (folder / "config.yaml").is_file()), path)
-
-
 def way_on(directory: Path) -> str:
     """Return the command that goes on with a run of one's own, with what its classes need."""
     packages = foreign_packages(read_config(directory), BUILT_FROM)
@@ -100,7 +97,9 @@ def resume(directory: Path, trust: Sequence[str] = (), changed: Sequence[str] = 
     """
     given = dict(item.lstrip("+").split("=", 1) for item in changed)
     longer = given.get("trainer.max_epochs", "")
-    require_unfinished(directory, int(longer) if longer.isdecimal() else 0)
+    if longer and not (longer.isdecimal() and int(longer)):
+        raise UsageError(f"trainer.max_epochs={longer}: it must be a whole number, 1 or more.")
+    require_unfinished(directory, int(longer or 0))
     from fmnist_lit.check import check  # PyTorch is imported here
     from fmnist_lit.run import run
 
@@ -216,8 +215,11 @@ def require_unfinished(directory: Path, epochs: int = 0) -> None:
     if not (directory / "config.yaml").is_file():
         run = run_of(directory)
         what = "no run of train.py; it has no config.yaml." if directory.exists() else "there is no such run."
-        known = f"{what} Name the directory of a run: resume={run}"
-        raise UsageError(f"resume={directory}: {known if run != directory else known.partition(' Name')[0]}")
+        below = sorted(path.parent.name for path in directory.glob("*/config.yaml"))
+        near = f"resume={run}" if run != directory else ", ".join(below[:SHOWN])
+        raise UsageError(
+            f"resume={directory}: {what}{f' Name the directory of a run: {near}' if near else ''}"
+        )
     metrics = directory / "metrics.json"
     if not metrics.exists():
         return
@@ -227,6 +229,7 @@ def require_unfinished(directory: Path, epochs: int = 0) -> None:
         raise UsageError(f"{error} Without {metrics}, resume={directory} makes it anew.") from error
     if epochs <= found["epochs"]:
         raise UsageError(
-            f"resume={directory}: this run is finished, with a test accuracy of "
-            f"{found['test']['accuracy']:.4f}. To train longer: resume={directory} trainer.max_epochs=..."
+            f"resume={directory}: this run is finished after {found['epochs']} epochs, with a test "
+            f"accuracy of {found['test']['accuracy']:.4f}. To train longer: resume={directory} "
+            f"trainer.max_epochs=..., {found['epochs'] + 1} or more"
         )

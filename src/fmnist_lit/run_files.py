@@ -72,6 +72,12 @@ class Failure(BaseModel):
     reason: Line
 
 
+def run_of(path: Path) -> Path:
+    """Return the run directory that a path in it, or its name alone, stands for; else the path."""
+    places = [*path.parents, Path("outputs", "runs", path.name)]
+    return next((folder for folder in places if (folder / "config.yaml").is_file()), path)
+
+
 def read_file(path: Path, largest: int = LARGEST) -> bytes:
     """Read a regular file, through links too; nothing that waits, has no end or is too large.
 

@@ -23,6 +23,7 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 TRIM = 13  # grey values, 5% of 255: an edge this close to the ground is cut off
 LARGEST = 2**28  # bytes of a file
 MOST_PIXELS = 50_000_000  # of a picture; a small file may claim any number
+DARKEST = 2**13  # the largest value of a picture of 16 bits that is not taken for one of fewer
 MOST_IMAGES = 100_000  # of an IDX file
 GZIP_MAGIC, IDX_MAGIC = b"\x1f\x8b", b"\x00\x00\x08"
 NOTHING = "nothing of a garment is left"
@@ -130,12 +131,17 @@ def to_grey(image: Image.Image) -> np.ndarray:
     """Turn any picture into uint8 grey values of (height, width); what is transparent becomes white.
 
     Raises:
-        ValueError: its pixels have another range than 8 or 16 bits.
+        ValueError: its pixels have another range than 8 or 16 bits, or use a part of 16 bits alone.
     """
     if image.mode.startswith(("I", "F")):  # 16 bits; Pillow would cut off, not scale
         values = np.asarray(image)
         if image.mode == "F" or values.min() < 0 or values.max() >= 2**16:
             raise ValueError("its pixels have more than 16 bits")
+        if 0 < values.max() < DARKEST:  # 8, 10 or 12 bits in the place of 16: black to whoever scales them
+            raise ValueError(
+                f"its 16-bit pixels end at {values.max():,}; save it with 8 bits, or 65,535 for white"
+            )
+        values = np.where(values == image.info.get("transparency", -1), 2**16 - 1, values)
         return (values >> 8).astype(np.uint8)
     if image.has_transparency_data:
         layer = image.convert("RGBA")
