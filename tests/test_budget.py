@@ -10,6 +10,7 @@ from fmnist_lit.config import read_config
 from fmnist_lit.errors import UsageError
 from fmnist_lit.models.compute import training_flop
 from fmnist_lit.models.mlp import MLP
+from fmnist_lit.resume import resume
 from fmnist_lit.run import run
 from tests.test_resume import Killed, assert_same, die
 
@@ -22,7 +23,7 @@ def test_a_target_of_computation_becomes_steps(trained: Any) -> None:
     directory, metrics = trained(*TARGET, "schedule=linear")
     assert metrics["training_tflop"] == pytest.approx(25 * A_STEP)
     assert metrics["epochs"] == 3
-    assert read_config(directory)["trainer"]["max_steps"] == 25
+    assert "max_steps" not in read_config(directory)["trainer"], "a run is what was asked for"
 
 
 def test_a_run_of_a_target_goes_on_to_the_same_bits(
@@ -42,9 +43,10 @@ def test_a_run_of_a_target_goes_on_to_the_same_bits(
     monkeypatch.setattr(Classifier, "training_step", dying)
     with pytest.raises(Killed):
         run(config, tmp_path / "twice", {}, "")
-    kept = read_config(tmp_path / "twice")
-    run(kept, tmp_path / "twice", {}, "", resumed=True)
+    run(config, tmp_path / "twice", {}, "", resumed=True)
     assert_same(tmp_path / "twice", tmp_path / "once")
+    with pytest.raises(UsageError, match=r"this run's length is trainer.target_tflop"):
+        resume(tmp_path / "twice", changed=["trainer.max_epochs=9"])
 
 
 def test_what_a_target_cannot_be_is_said(trained: Any) -> None:

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from fmnist_lit.build import TARGET, TRUSTED, is_inside
+from fmnist_lit.build import TARGET, TARGET_TFLOP, TRUSTED, is_inside
 from fmnist_lit.config import (
     MAY_CHANGE,
     foreign_packages,
@@ -154,6 +154,8 @@ def require_same_way(config: Mapping[str, Any], trust: Sequence[str]) -> None:
     """
     from fmnist_lit.schedules import needs_length
 
+    if config["trainer"].get(TARGET_TFLOP):
+        raise UsageError(f"trainer.max_epochs: this run's length is trainer.{TARGET_TFLOP}.")
     if needs_length(config["schedule"], (*BUILT_FROM, *trust)):
         raise UsageError("trainer.max_epochs: its schedule's rates depend on the length of the whole run.")
     if any(

@@ -95,7 +95,7 @@ def run(
         images: Images = build(config["data"]["images"], "data.images", fetch=not resumed)
         is_new, busy = not resumed and not claimed, ""
         if is_new:  # what is refused leaves the directory free
-            config = with_steps(config, build_classifier(config, images.classes), images)
+            with_steps(config, build_classifier(config, images.classes), images)
             config, busy = with_threads(config)
         whole = {**config, ORIGIN: {"command": command, "choices": dict(choices)}}
         if is_new and rank == 0:
@@ -120,7 +120,7 @@ def run(
 
 
 def with_steps(config: Mapping[str, Any], classifier: Classifier, images: Images) -> dict[str, Any]:
-    """Turn a target of computation, if there is one, into the steps that a run takes.
+    """Return the config with the steps that a target of computation allows, if there is one.
 
     Raises:
         UsageError: it cannot be.
@@ -175,7 +175,8 @@ def train_and_test(
     classifier = build_classifier(config, images.classes, steps, is_new=checkpoint is None)
     data = build_data(config, steps, images, classifier.outputs)
     history = History(directory / "history.csv")
-    trainer = build_trainer(config, directory, [*callbacks, *named], history)
+    length = with_steps(config, classifier, images)
+    trainer = build_trainer(length, directory, [*callbacks, *named], history)
     device = provenance.device_name(trainer.strategy.root_device)
     device += f", {processes} processes" if processes > 1 else ""
     if trainer.is_global_zero:
