@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
+from pandas import Series
 
 import scripts.evaluate
 import scripts.record
@@ -26,7 +27,7 @@ from fmnist_lit.readers.records import (
     read_studies,
     read_study,
 )
-from fmnist_lit.readers.results_page import COMPARISONS, measured, read_published, results_page
+from fmnist_lit.readers.results_page import COMPARISONS, measured, read_published, results_page, told
 from tests.fixtures import ROOT, call
 
 RECORDS = read_records(ROOT / "results")
@@ -113,6 +114,22 @@ def test_records_are_of_the_experiments_as_they_stand_in_conf() -> None:
         assert {key: now[key] for key in then} == then, record["experiment"]
         assert len(record["commit"]) == 40
         assert len(record["history"]["train_loss"]) == record["epochs"]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "verdict"),
+    [
+        ([], "-"),
+        ([0.5, 0.6], "too few pairs"),
+        ([0.5, 0.6, 0.7, 0.5, 0.6], "better"),
+        ([-0.5, -0.6, -0.7, -0.5, -0.6], "worse"),
+        ([0.5, -0.6, 0.7, -0.5, 0.6], "cannot be told"),
+        ([0.1, 0.11, 0.09, 0.1, 0.1], "cannot be told"),  # five pairs alike by chance
+        ([0.1, 0.11, 0.09, 0.1, 0.1] * 2, "better"),
+    ],
+)
+def test_an_ingredient_gets_a_verdict_from_enough_pairs(pairs: list[float], verdict: str) -> None:
+    assert told(Series(pairs, dtype=float)) == verdict
 
 
 def test_no_record_names_a_place_of_a_machine() -> None:

@@ -22,6 +22,8 @@ from fmnist_lit.readers.text import filled, markdown, render
 
 NAMES = {"test": "test", "val": "val", "last_val": "val, last epoch"}
 NEAR = 0.4  # points: what counts as reproduced
+# A verdict on an ingredient takes so many pairs, and one below a fifth of a point so many more.
+PAIRS, SMALL, PAIRS_OF_SMALL = 5, 0.2, 10
 FIVE_MODELS = ("mlp4", "mlp4_patched", "mlp_custom", "cnn_a", "cnn_b", "cnn_c")
 SHORT = "champion/short"  # our recipe on a shortened schedule, with validation data
 # What stands beside what, over the same seeds: title, experiment, and the one it is compared with.
@@ -82,6 +84,7 @@ def results_page(
         percent=percent,
         interval=lambda values: spread(values, limits=(0, 100)).interval_text(),
         difference=difference,
+        told=told,
         minutes=minutes,
     )
 
@@ -145,6 +148,19 @@ def difference(pairs: "Series[float]") -> str:
     """Return the mean of differences of pairs and its interval, two cells of a table."""
     found = spread(pairs) if len(pairs) else None
     return f"{found.mean:+.2f} | {found.interval_text('+.2f')}" if found else "- | -"
+
+
+def told(pairs: "Series[float]") -> str:
+    """Say whether the differences of pairs, in points, show which is better; a small one needs more pairs."""
+    if pairs.empty:
+        return "-"
+    if len(pairs) < PAIRS:
+        return "too few pairs"
+    found = spread(pairs)
+    low, high = found.interval or (-math.inf, math.inf)
+    if low <= 0 <= high or (abs(found.mean) < SMALL and len(pairs) < PAIRS_OF_SMALL):
+        return "cannot be told"
+    return "better" if low > 0 else "worse"
 
 
 def minutes(runs: DataFrame) -> str:
