@@ -194,6 +194,8 @@ def test_a_name_that_cannot_be_is_not_offered_in_quotes(name: str) -> None:
 
 
 def test_what_names_no_folder_is_refused() -> None:
+    answer = train("hydra.run.dir=/dev/null")
+    assert (answer.returncode, answer.stderr) == (2, "error: hydra.run.dir: /dev/null is no folder.\n")
     for arguments in (["hydra.run.dir="], ["-m", "seed=0,1", "hydra.sweep.dir="]):
         answer = train(*arguments)
         assert answer.returncode == 2

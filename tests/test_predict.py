@@ -355,6 +355,18 @@ FAULTS: dict[str, tuple[Any, str]] = {
 }
 
 
+def test_a_white_garment_on_nothing_is_seen(tmp_path: Path) -> None:
+    """A picture that was cut out has no ground."""
+    pixels = np.full((60, 60, 4), 255, np.uint8)
+    pixels[..., 3] = 0
+    pixels[10:50, 20:40, 3] = 255
+    Image.fromarray(pixels).save(tmp_path / "cut.png")
+    (picture,) = read_pictures(tmp_path / "cut.png")
+    assert isinstance(picture, Picture)
+    assert picture.background == "dark"
+    assert picture.pixels[14, 14] == 255
+
+
 def test_what_is_transparent_is_white_in_16_bits_too(tmp_path: Path) -> None:
     """PNG names a grey value that is transparent."""
     grey = np.full((60, 60), 20_000, np.uint16)

@@ -125,6 +125,8 @@ def refuse_used(directory: Path, sign: str, asked: str) -> None:
         sign: pattern of the files that tell.
         asked: what of the command line leads there.
     """
+    if directory.exists() and not directory.is_dir():
+        raise UsageError(f"{asked}: {directory} is no folder.")
     if next(directory.glob(sign), None):
         way = f" To go on with it: resume={directory}." if sign == CONFIG else ""
         raise UsageError(f"{asked}: {directory} already holds a run.{way} To start another, change {asked}.")

@@ -128,7 +128,8 @@ def read_picture(path: Path, content: bytes, background: str) -> Picture:
 
 
 def to_grey(image: Image.Image) -> np.ndarray:
-    """Turn any picture into uint8 grey values of (height, width); what is transparent becomes white.
+    """Turn any picture into uint8 grey values of (height, width); what is transparent becomes white, or black
+    where nothing else would stand out.
 
     Raises:
         ValueError: its pixels have another range than 8 or 16 bits, or use a part of 16 bits alone.
@@ -145,8 +146,14 @@ def to_grey(image: Image.Image) -> np.ndarray:
         return (values >> 8).astype(np.uint8)
     if image.has_transparency_data:
         layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+        light, dark = (on_ground(layer, colour) for colour in ("white", "black"))
+        return light if np.ptp(light) > TRIM else dark  # a white garment would be lost on white
     return np.array(image.convert("L"))
+
+
+def on_ground(layer: Image.Image, colour: str) -> np.ndarray:
+    """Return the grey values of a picture laid on a ground of one colour."""
+    return np.array(Image.alpha_composite(Image.new("RGBA", layer.size, colour), layer).convert("L"))
 
 
 def detect_background(grey: np.ndarray) -> str:
