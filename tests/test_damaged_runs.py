@@ -3,6 +3,7 @@
 import os
 import pickle
 import shutil
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -90,12 +91,18 @@ def test_a_damaged_run_gets_one_message(
     assert not (ROOT / "EXECUTED").exists()
 
 
+OF_ONE_RUN = (scripts.predict, scripts.export)
+
+
 @pytest.mark.parametrize(
-    "script", [scripts.evaluate, scripts.predict, scripts.export, scripts.report, scripts.curves]
+    ("script", "kind"),
+    [
+        *product((*OF_ONE_RUN, scripts.evaluate, scripts.report, scripts.curves), ["empty", "missing"]),
+        *product(OF_ONE_RUN, ["below"]),  # for the others a folder stands for its runs
+    ],
 )
-@pytest.mark.parametrize("kind", ["empty", "missing", "below"])
 def test_a_folder_that_is_no_run_gets_one_message(
-    kind: str, script: ModuleType, run_copy: Path, tmp_path: Path
+    script: ModuleType, kind: str, run_copy: Path, tmp_path: Path
 ) -> None:
     folder = {"empty": tmp_path / "empty", "missing": tmp_path / "missing", "below": run_copy.parent}[kind]
     (tmp_path / "empty").mkdir()

@@ -207,3 +207,10 @@ def test_a_further_logger_is_said_to_need_no_plus() -> None:
     assert answer.stderr == (
         "error: logger: one is there already. Leave out the plus, or name both: logger=[...,...]\n"
     )
+
+
+def test_a_key_of_earlier_versions_is_called_by_its_name_of_today() -> None:
+    """Records have the names of their commit."""
+    for key, now in (("weight_averaging", "ema_decay"), ("augment.flip", "augment.affine.flip")):
+        answer = train(f"{key}=0", "augment=shift_flip")
+        assert (answer.returncode, answer.stderr) == (2, f"error: {key}: this key is {now} now.\n")

@@ -145,3 +145,23 @@ def test_the_first_images_are_drawn(tmp_path: Path) -> None:
     *shown, bars = figure.axes
     assert [axes.get_title() for axes in shown] == [CLASSES[label] for label in drawn[1][:50]]
     assert [bar.get_height() for bar in bars.patches] == drawn[1].bincount(minlength=10).tolist()
+
+
+def test_a_folder_of_runs_stands_for_its_runs(runs: dict[str, Path], tmp_path: Path) -> None:
+    for name, run in runs.items():
+        shutil.copytree(run, tmp_path / "outputs" / "runs" / name)
+    drawn = call(scripts.curves, tmp_path / "outputs", "-o", tmp_path / "curves.svg")
+    assert drawn.returncode == 0
+    assert drawn.stdout.startswith("Drawn: ")
+    made = call(scripts.report, tmp_path / "outputs", "-o", tmp_path / "page.html")
+    assert made.returncode == 0
+    assert all(name in (tmp_path / "page.html").read_text() for name in runs)
+
+
+def test_a_runs_name_is_answered_with_its_folder(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(runs["mlp4"], tmp_path / "outputs" / "runs" / "first")
+    monkeypatch.chdir(tmp_path)
+    answer = call(scripts.evaluate, "first")
+    assert answer.stderr == "error: first: no such folder. Did you mean outputs/runs/first?\n"

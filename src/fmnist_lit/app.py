@@ -29,7 +29,7 @@ from omegaconf.errors import (
 from yaml import YAMLError
 
 from fmnist_lit.build import ROLES, TARGET, arguments_of, known_keys
-from fmnist_lit.config import check_whole, leaves, origin, resolved
+from fmnist_lit.config import KEYS, check_whole, leaves, origin, resolved
 from fmnist_lit.errors import (
     Occupied,
     UsageError,
@@ -234,6 +234,8 @@ def unknown_key(name: str, key: str, node: DictConfig) -> str:
     """
     if f"~{key}" in sys.argv[1:]:
         return f"{key}: this key is missing; a run needs it."
+    if KEYS.get(key):
+        return f"{key}: this key is {KEYS[key]} now."
     place = key.rpartition(".")[0]
     try:
         further = known_keys(arguments_of(node, place))

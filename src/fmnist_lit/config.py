@@ -50,6 +50,24 @@ MAY_CHANGE = (
 )
 # Paths that are meant from the folder of the command line, wherever the run is read later.
 PATHS = ("output_dir", "init_from", "data.images.folder", "data.images.source")
+# Arguments of an earlier augmentation, and what changes nothing.
+AFFINE = {"shift": 0, "flip": 0.0, "rotation": 0.0, "zoom": 0.0}
+# Keys of earlier versions and what they are called now; None: gone.
+KEYS: dict[str, str | None] = {
+    "weight_averaging": "ema_decay",
+    "data.limit": "data.train_subset",
+    "data.watch_test": "data.log_test_every_epoch",
+    "augment._target_": None,
+    **{f"augment.{name}": f"augment.affine.{name}" for name in AFFINE},
+    "augment.noise": "augment.noise.std",
+    "augment.erasing": "augment.erasing.probability",
+    "augment.validation": "data.augment_validation",
+    "callbacks.monitor": "callbacks.best.monitor",
+    "callbacks.patience": "callbacks.early_stopping.patience",
+    "callbacks.min_delta": "callbacks.early_stopping.min_delta",
+    "callbacks.save_every_s": "callbacks.resume.every_s",
+    "trainer._target_": None,
+}
 ORIGIN = "origin"  # the key of a run's config.yaml under which choices and command stand
 Group = dict[str, Any]
 

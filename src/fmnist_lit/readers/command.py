@@ -25,9 +25,20 @@ def named_folder(text: str) -> Path:
     return Path(os.path.expanduser(text)).absolute()
 
 
+def with_runs_below(paths: list[Path]) -> list[Path]:
+    """Return paths with the finished runs below a folder of runs in its place."""
+    found: list[Path] = []
+    for path in paths:
+        holds_runs = path.is_dir() and not (path / "config.yaml").exists()
+        below = sorted(path.rglob("metrics.json")) if holds_runs else []
+        found += [file.parent for file in below] or [path]
+    return found
+
+
 RUN = {"metavar": "RUN", "help": "a run directory", "show_default": False}
+SEVERAL = RUN | {"help": "a run directory, or a folder of them"}
 Run = Annotated[Path, typer.Argument(**RUN)]
-RunPaths = Annotated[list[Path], typer.Argument(**RUN)]
+RunPaths = Annotated[list[Path], typer.Argument(**SEVERAL, callback=with_runs_below)]
 Checkpoint = Annotated[Literal["best", "last"], typer.Option(help="which of the run's")]
 Data = Annotated[
     Path | None,

@@ -3,27 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fmnist_lit.config import leaves
+from fmnist_lit.config import AFFINE, KEYS, leaves
 from fmnist_lit.errors import UserError
 
 PATCHING, AUGMENT = "fmnist_lit.models.patching.", "fmnist_lit.data.augment."
-AFFINE = {"shift": 0, "flip": 0.0, "rotation": 0.0, "zoom": 0.0}  # arguments, and what changes nothing
-# Renamed keys, with dots; None: gone.
-KEYS: dict[str, str | None] = {
-    "weight_averaging": "ema_decay",
-    "data.limit": "data.train_subset",
-    "data.watch_test": "data.log_test_every_epoch",
-    "augment._target_": None,
-    **{f"augment.{name}": f"augment.affine.{name}" for name in AFFINE},
-    "augment.noise": "augment.noise.std",
-    "augment.erasing": "augment.erasing.probability",
-    "augment.validation": "data.augment_validation",
-    "callbacks.monitor": "callbacks.best.monitor",
-    "callbacks.patience": "callbacks.early_stopping.patience",
-    "callbacks.min_delta": "callbacks.early_stopping.min_delta",
-    "callbacks.save_every_s": "callbacks.resume.every_s",
-    "trainer._target_": None,
-}
 RENAMED = {"Whole": "NoPatching", "Concat": "ConcatPatches", "Shared": "SharedMLP", "Embed": "PatchEmbedding"}
 TARGETS = {PATCHING + old: PATCHING + new for old, new in RENAMED.items()}
 # Keys that were added since, with the value by which runs without them were made.

@@ -16,7 +16,7 @@ from fmnist_lit.data.sources import Unavailable, recorded, stored
 from fmnist_lit.errors import UsageError, UserError, printable
 from fmnist_lit.models.speedups import prepare
 from fmnist_lit.readers.old_configs import modern_config
-from fmnist_lit.run_files import read_metrics
+from fmnist_lit.run_files import read_metrics, run_of
 from fmnist_lit.weights import load_checkpoint, weights_of
 
 LARGEST = 2**32  # bytes of a checkpoint
@@ -79,7 +79,9 @@ class RunDirectory:
         path = Path(path)
         self.path, self.data, self.trusted = path, data, (*TRUSTED, *(trust or ()))
         if not path.is_dir():
-            raise UserError(f"{path}: no such folder.")
+            near = run_of(path)
+            hint = "" if near == path else f" Did you mean {near}?"
+            raise UserError(f"{path}: no such folder.{hint}")
         if not (path / "config.yaml").is_file():
             below = sorted(config.parent for config in path.glob("*/config.yaml"))
             hint = f" Did you mean {below[-1]}?" if below else ""
