@@ -44,6 +44,16 @@ def test_the_page_in_the_repository_is_that_of_the_records() -> None:
     assert (ROOT / "RESULTS.md").read_text() == page, "run: make results"
 
 
+def test_every_study_has_a_command_that_composes() -> None:
+    table = (ROOT / "RESULTS.md").read_text().partition("## Studies")[2]
+    lines = dict(re.findall(r"(?m)^\| `(\w+)` \| (.*) \|$", table))
+    files = {path.stem for path in (ROOT / "results" / "studies").glob("*.jsonl")}
+    assert lines.keys() == files | {claim.study for claim in CLAIMS if claim.study}
+    for command in re.findall("`([^`]+)`", " ".join(lines.values())):
+        of_one_run = [word for word in command.split() if "," not in word]
+        assert of_any_seed(*of_one_run)
+
+
 def test_the_readmes_table_is_that_of_the_records_and_its_prose_that_of_the_page() -> None:
     readme = (ROOT / "README.md").read_text()
     lines = lines_of(read_published(ROOT / "results" / "published.yaml"), RECORDS)
