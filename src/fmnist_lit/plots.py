@@ -180,7 +180,8 @@ def curves_plot(histories: Mapping[str, DataFrame]) -> Figure:
                 if column in history:
                     rows = history[["epoch", column]].dropna()  # where it was not measured
                     marker = "o" if len(rows) == 1 else None
-                    axes.plot(rows["epoch"], rows[column], style, color=colour, marker=marker)
+                    fill = "full" if style == "-" else "none"  # a single point has no line to tell it by
+                    axes.plot(rows["epoch"], rows[column], style, color=colour, marker=marker, fillstyle=fill)
         axes.set(xlabel="epoch", ylabel=name.replace("_", " "))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
