@@ -412,3 +412,14 @@ def test_a_call_without_images_is_a_wrong_command_line(runs: dict[str, Path]) ->
     answer = predict(runs["mlp4"])
     assert answer.returncode == 2
     assert "IMAGE" in answer.stderr
+
+
+def test_a_link_to_itself_keeps_no_picture_from_being_shown(runs: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "loop.png").symlink_to("loop.png")
+    Image.fromarray(np.eye(40, dtype=np.uint8) * 200).save(folder / "good.png")
+    answer = predict(runs["mlp4"], folder, "--show", tmp_path / "seen.png")
+    assert answer.returncode == 1
+    assert "loop.png" in answer.stderr
+    assert (tmp_path / "seen.png").is_file()
