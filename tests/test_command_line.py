@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from tensorboard.compat.tensorflow_stub.io import gfile
 
+from fmnist_lit import app
+from fmnist_lit.interrupt import Interrupted
 from fmnist_lit.overrides import flags_first
 from tests.fixtures import ROOT, SMALL, Answer, answer_in_process
 from tests.fixtures import start as forked
@@ -32,6 +34,26 @@ def train(*arguments: str) -> Answer:
 def options(group: str) -> list[str]:
     """List the options of a group as its folder holds them."""
     return sorted(path.stem for path in (ROOT / "conf" / group).glob("[!_]*.yaml"))
+
+
+def test_a_signal_before_the_first_job_leaves_nothing_and_says_one_thing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    (sweep / "multirun.yaml").touch()
+    for name, value in (("sweep", sweep), ("name", "night"), ("status", 0)):
+        monkeypatch.setattr(app.Command, name, value)
+    for name in (app.ASKED, app.FULL_ERROR):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+
+    def train() -> None:
+        raise Interrupted(signal.SIGHUP)
+
+    assert app.command_line(train) == 128 + signal.SIGHUP
+    assert capsys.readouterr().err == "interrupted by SIGHUP. To go on: the same command again.\n"
+    assert not sweep.exists()
 
 
 # The fault, the exit status, and what the message must name.

@@ -17,7 +17,7 @@ import scripts.record
 from fmnist_lit.config import leaves, resolved
 from fmnist_lit.errors import UserError
 from fmnist_lit.readers.claims import read_claims
-from fmnist_lit.readers.old_configs import KEYS, modern
+from fmnist_lit.readers.old_configs import RENAMED_KEYS, modern
 from fmnist_lit.readers.overview import lines_of, with_table
 from fmnist_lit.readers.records import (
     as_rows,
@@ -27,7 +27,7 @@ from fmnist_lit.readers.records import (
     read_studies,
     read_study,
 )
-from fmnist_lit.readers.results_page import COMPARISONS, measured, read_published, results_page, told
+from fmnist_lit.readers.results_page import COMPARISONS, measured, read_published, results_page, verdict_of
 from tests.fixtures import ROOT, call
 
 RECORDS = read_records(ROOT / "results")
@@ -116,7 +116,7 @@ def test_records_are_of_the_experiments_as_they_stand_in_conf() -> None:
     assert RECORDS
     for record in RECORDS:
         parted = (override.partition("=") for override in record["overrides"])
-        overrides = [f"{KEYS.get(key, key)}{sign}{value}" for key, sign, value in parted]
+        overrides = [f"{RENAMED_KEYS.get(key, key)}{sign}{value}" for key, sign, value in parted]
         config = of_any_seed(f"experiment={record['experiment']}", *overrides)
         config.seed = record["seed"]
         now = {key: value for key, value in leaves(resolved(config)) if is_kept(key)}
@@ -139,7 +139,7 @@ def test_records_are_of_the_experiments_as_they_stand_in_conf() -> None:
     ],
 )
 def test_an_ingredient_gets_a_verdict_from_enough_pairs(pairs: list[float], verdict: str) -> None:
-    assert told(Series(pairs, dtype=float)) == verdict
+    assert verdict_of(Series(pairs, dtype=float)) == verdict
 
 
 def test_no_record_names_a_place_of_a_machine() -> None:

@@ -57,6 +57,47 @@ def test_pytorchs_classes_need_their_keywords_alone(name: str, sgd: torch.optim.
     assert rates == pytest.approx(expected, abs=1e-7)
 
 
+def rates_of(schedule: Schedule, optimizer: torch.optim.Optimizer, steps: int) -> list[list[float]]:
+    """Return the rate of each group in each step."""
+    assert schedule is not None
+    rates = []
+    for step in range(steps):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        if step < steps - 1:
+            schedule["scheduler"].step()
+    return list(map(list, zip(*rates, strict=True)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "shares"),
+    [
+        ({"warmup": 0.0, "end": 0.0}, [1, 0.8, 0.6, 0.4, 0.2]),
+        ({"warmup": 0.4, "end": 0.0}, [1 / 3, 2 / 3, 1, 2 / 3, 1 / 3]),
+        ({"warmup": 0.0, "end": 0.5}, [1, 0.9, 0.8, 0.7, 0.6]),
+    ],
+)
+def test_a_line_goes_up_and_down(
+    settings: dict[str, float], shares: list[float], sgd: torch.optim.Optimizer
+) -> None:
+    (rates,) = rates_of(made(f"{OURS}.linear", sgd, 5, **settings), sgd, 5)
+    assert rates == pytest.approx([0.1 * share for share in shares])
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("linear", {"warmup": 0.4, "end": 0.0}),
+        ("onecycle", {"warmup": 0.4, "div_factor": 25, "final_div_factor": 10_000}),
+    ],
+)
+def test_each_group_of_an_optimizer_has_its_own_highest_rate(name: str, settings: dict[str, float]) -> None:
+    groups = [{"params": [torch.nn.Parameter(torch.ones(1))], "lr": lr} for lr in (0.01, 0.1)]
+    optimizer = torch.optim.SGD(groups)
+    rates = rates_of(made(f"{OURS}.{name}", optimizer, 10, **settings), optimizer, 10)
+    assert [max(of_group) for of_group in rates] == pytest.approx([0.01, 0.1])
+
+
 def test_who_says_how_long_a_cycle_is_gets_it(sgd: torch.optim.Optimizer) -> None:
     own = ({"total_steps": 7}, {"epochs": 7, "steps_per_epoch": 1})
     for settings in own:

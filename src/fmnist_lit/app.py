@@ -29,7 +29,7 @@ from omegaconf.errors import (
 from yaml import YAMLError
 
 from fmnist_lit.build import ROLES, TARGET, arguments_of, known_keys
-from fmnist_lit.config import KEYS, check_whole, leaves, origin, resolved
+from fmnist_lit.config import RENAMED_KEYS, check_whole, leaves, origin, resolved
 from fmnist_lit.errors import (
     Occupied,
     UsageError,
@@ -76,7 +76,7 @@ class Command(Callback):
         with refused(config):
             asked = "hydra.run.dir" if config.name is None else f"name={config.name}"
             check_whole({"name": config.name})
-            refuse_used(folder(config, "run.dir"), CONFIG, asked)
+            refuse_used(hydra_folder(config, "run.dir"), CONFIG, asked)
             from fmnist_lit.check import check  # PyTorch is imported here, after all names are known
             from fmnist_lit.finetune import checkpoint_of
 
@@ -89,14 +89,14 @@ class Command(Callback):
         """Note where the jobs will be; refuse a sweep that cannot work before anything is written."""
         with refused(config):
             gather_jobs(config)
-            Command.sweep, Command.name = folder(config, "sweep.dir"), config.name
+            Command.sweep, Command.name = hydra_folder(config, "sweep.dir"), config.name
             if config.name is None:
                 refuse_used(Command.sweep, f"**/{CONFIG}", "hydra.sweep.dir")
             else:
                 begin_sweep(Command.sweep, config.name, config.hydra.overrides.task, resolved(config))
 
 
-def folder(config: DictConfig, key: str) -> Path:
+def hydra_folder(config: DictConfig, key: str) -> Path:
     """Return the folder that a key of Hydra's names.
 
     Raises:
@@ -234,8 +234,8 @@ def unknown_key(name: str, key: str, node: DictConfig) -> str:
     """
     if f"~{key}" in sys.argv[1:]:
         return f"{key}: this key is missing; a run needs it."
-    if KEYS.get(key):
-        return f"{key}: this key is {KEYS[key]} now."
+    if RENAMED_KEYS.get(key):
+        return f"{key}: this key is {RENAMED_KEYS[key]} now."
     place = key.rpartition(".")[0]
     try:
         further = known_keys(arguments_of(node, place))
@@ -295,7 +295,8 @@ def command_line(train: Callable[[], Any]) -> int:
     except Interrupted as error:
         if error.__cause__ is not None:
             say(error.__cause__)
-        if Command.sweep is not None and next(Command.sweep.glob(f"**/{CONFIG}"), None):
+        Command.status = error.status
+        if Command.sweep is not None and Command.sweep.exists():
             end_of_sweep()
         with suppress(OSError):  # a terminal that was closed
             print(f"{error}. {after_interrupt()}", file=sys.stderr)

@@ -20,24 +20,23 @@ def step_flop(optimizer: Optimizer) -> float:
     return float(getattr(optimizer, "step_flop", 0.0))
 
 
-def with_length(
-    config: Mapping[str, Any], model: nn.Module, optimizer: Optimizer, images: int
-) -> dict[str, Any]:
-    """Turn a target of computation into steps, the most that it allows; the last epoch may be a part of one.
+def length_within_target(
+    flags: Mapping[str, Any], model: nn.Module, optimizer: Optimizer, images: int, batch_size: int
+) -> dict[str, int]:
+    """Return the Trainer's steps and epochs that a target of computation allows; the last may be cut short.
 
     Args:
+        flags: of the config's trainer.
         images: of an epoch.
 
     Raises:
         UsageError: it allows no step, or something else says how many batches an epoch or a step has.
     """
-    target = config["trainer"]["target_tflop"]
-    others = [
-        f"trainer.{key}" for key, off in OTHERS.items() if config["trainer"].get(key, off) not in (None, off)
-    ]
+    target = flags["target_tflop"]
+    others = [f"trainer.{key}" for key, off in OTHERS.items() if flags.get(key, off) not in (None, off)]
     if others:
         raise UsageError(f"trainer.target_tflop: not with {', '.join(others)}.")
-    size = min(config["data"]["batch_size"], images)
+    size = min(batch_size, images)
     an_image, a_step = training_flop(model), step_flop(optimizer)
     of_epoch = math.ceil(images / size)
     epochs, rest = divmod(target * 1e12, images * an_image + of_epoch * a_step)
@@ -45,8 +44,7 @@ def with_length(
     if not steps:
         least = (size * an_image + a_step) / 1e12
         raise UsageError(f"trainer.target_tflop={target}: a single step takes {least:.2g} TFLOP.")
-    length = {"max_steps": steps, "max_epochs": math.ceil(steps / of_epoch)}
-    return {**config, "trainer": {**config["trainer"], **length}}
+    return {"max_steps": steps, "max_epochs": math.ceil(steps / of_epoch)}
 
 
 def computation(trainer: L.Trainer, model: nn.Module, images: int) -> float:

@@ -51,14 +51,14 @@ MAY_CHANGE = (
 # Paths that are meant from the folder of the command line, wherever the run is read later.
 PATHS = ("output_dir", "init_from", "data.images.folder", "data.images.source")
 # Arguments of an earlier augmentation, and what changes nothing.
-AFFINE = {"shift": 0, "flip": 0.0, "rotation": 0.0, "zoom": 0.0}
+OLD_AFFINE = {"shift": 0, "flip": 0.0, "rotation": 0.0, "zoom": 0.0}
 # Keys of earlier versions and what they are called now; None: gone.
-KEYS: dict[str, str | None] = {
+RENAMED_KEYS: dict[str, str | None] = {
     "weight_averaging": "ema_decay",
     "data.limit": "data.train_subset",
     "data.watch_test": "data.log_test_every_epoch",
     "augment._target_": None,
-    **{f"augment.{name}": f"augment.affine.{name}" for name in AFFINE},
+    **{f"augment.{name}": f"augment.affine.{name}" for name in OLD_AFFINE},
     "augment.noise": "augment.noise.std",
     "augment.erasing": "augment.erasing.probability",
     "augment.validation": "data.augment_validation",
@@ -234,11 +234,11 @@ def check_whole(values: Mapping[str, Any]) -> None:
     Raises:
         UsageError: one cannot be.
     """
-    checked(model_of(tuple(values)), values)
+    checked(checking_model(tuple(values)), values)
 
 
 @cache
-def model_of(keys: tuple[str, ...]) -> type[BaseModel]:
+def checking_model(keys: tuple[str, ...]) -> type[BaseModel]:
     """Return what checks these keys alone; to make it takes longer than to use it."""
     fields: Any = {key: (Config.model_fields[key].annotation, Config.model_fields[key]) for key in keys}
     model: type[BaseModel] = create_model("Config", __config__=RULES, **fields)

@@ -28,7 +28,6 @@ from fmnist_lit.run_files import read_metrics, run_of
 # From where a run that may come from elsewhere builds; what else its classes need is trusted by name.
 BUILT_FROM = (*TRUSTED, "lightning.pytorch.callbacks", "lightning.pytorch.loggers", "torchmetrics")
 
-
 SHOWN = 5  # names of runs in a message
 
 

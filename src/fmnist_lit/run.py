@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from fmnist_lit import distributed, elastic, provenance
 from fmnist_lit.allocator import keep_freed_memory
-from fmnist_lit.budget import computation, with_length
+from fmnist_lit.budget import computation, length_within_target
 from fmnist_lit.build import TARGET_TFLOP, build, build_group
 from fmnist_lit.callbacks import BestCheckpoint, History, ResumeCheckpoint
 from fmnist_lit.checkpoints import LAST, AtomicCheckpointIO, latest_valid, load_best, require_same_run, settle
@@ -125,12 +125,17 @@ def with_steps(config: Mapping[str, Any], classifier: Classifier, images: Images
     Raises:
         UsageError: it cannot be.
     """
-    if not config["trainer"].get(TARGET_TFLOP):
+    flags = config["trainer"]
+    if not flags.get(TARGET_TFLOP):
         return dict(config)
     data = build_data(config, images=images, outputs=classifier.outputs)
     data.setup()
     optimizer = classifier.make_optimizer(classifier.model.parameters())
-    return with_length(config, classifier.model, optimizer, len(data.splits["train"][1]))
+    images_of_epoch = len(data.splits["train"][1])
+    length = length_within_target(
+        flags, classifier.model, optimizer, images_of_epoch, config["data"]["batch_size"]
+    )
+    return {**config, "trainer": {**flags, **length}}
 
 
 def most_threads(config: Mapping[str, Any]) -> int:
@@ -175,8 +180,8 @@ def train_and_test(
     classifier = build_classifier(config, images.classes, steps, is_new=checkpoint is None)
     data = build_data(config, steps, images, classifier.outputs)
     history = History(directory / "history.csv")
-    length = with_steps(config, classifier, images)
-    trainer = build_trainer(length, directory, [*callbacks, *named], history)
+    limited = with_steps(config, classifier, images)
+    trainer = build_trainer(limited, directory, [*callbacks, *named], history)
     device = provenance.device_name(trainer.strategy.root_device)
     device += f", {processes} processes" if processes > 1 else ""
     if trainer.is_global_zero:

@@ -23,7 +23,7 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 TRIM = 13  # grey values, 5% of 255: an edge this close to the ground is cut off
 LARGEST = 2**28  # bytes of a file
 MOST_PIXELS = 50_000_000  # of a picture; a small file may claim any number
-DARKEST = 2**13  # the largest value of a picture of 16 bits that is not taken for one of fewer
+FEWER_BITS = 2**13  # a picture of 16 bits whose values end below it holds 8, 10 or 12
 MOST_IMAGES = 100_000  # of an IDX file
 GZIP_MAGIC, IDX_MAGIC = b"\x1f\x8b", b"\x00\x00\x08"
 NOTHING = "nothing of a garment is left"
@@ -138,7 +138,7 @@ def to_grey(image: Image.Image) -> np.ndarray:
         values = np.asarray(image)
         if image.mode == "F" or values.min() < 0 or values.max() >= 2**16:
             raise ValueError("its pixels have more than 16 bits")
-        if 0 < values.max() < DARKEST:  # 8, 10 or 12 bits in the place of 16: black to whoever scales them
+        if 0 < values.max() < FEWER_BITS:  # black to whoever scales them
             raise ValueError(
                 f"its 16-bit pixels end at {values.max():,}; save it with 8 bits, or 65,535 for white"
             )
@@ -146,8 +146,8 @@ def to_grey(image: Image.Image) -> np.ndarray:
         return (values >> 8).astype(np.uint8)
     if image.has_transparency_data:
         layer = image.convert("RGBA")
-        light, dark = (on_ground(layer, colour) for colour in ("white", "black"))
-        return light if np.ptp(light) > TRIM else dark  # a white garment would be lost on white
+        on_white = on_ground(layer, "white")
+        return on_white if np.ptp(on_white) > TRIM else on_ground(layer, "black")
     return np.array(image.convert("L"))
 
 

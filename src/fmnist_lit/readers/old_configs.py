@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fmnist_lit.config import AFFINE, KEYS, leaves
+from fmnist_lit.config import OLD_AFFINE, RENAMED_KEYS, leaves
 from fmnist_lit.errors import UserError
 
 PATCHING, AUGMENT = "fmnist_lit.models.patching.", "fmnist_lit.data.augment."
@@ -22,7 +22,7 @@ ADDED: dict[str, Any] = {
 # What runs with one of the old names always did.
 FIXED: dict[str, Any] = {
     "augment.affine._target_": f"{AUGMENT}RandomAffine",
-    **{f"augment.affine.{name}": value for name, value in AFFINE.items()},
+    **{f"augment.affine.{name}": value for name, value in OLD_AFFINE.items()},
     "augment.affine.fill": "black",
     "augment.noise._target_": f"{AUGMENT}GaussianNoise",
     "augment.noise.std": 0.0,
@@ -36,7 +36,7 @@ FIXED: dict[str, Any] = {
 def modern_override(override: str) -> str:
     """Return an override under today's name of its key."""
     key, equals, value = override.partition("=")
-    return f"{KEYS.get(key) or key}{equals}{value}"
+    return f"{RENAMED_KEYS.get(key) or key}{equals}{value}"
 
 
 def modern(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,11 +45,11 @@ def modern(flat: Mapping[str, Any]) -> dict[str, Any]:
     >>> modern({"data.limit": 20, "patch._target_": "fmnist_lit.models.patching.Whole"})["data.train_subset"]
     20
     """
-    is_old = any(key in flat for key in KEYS)
+    is_old = any(key in flat for key in RENAMED_KEYS)
     stops = flat.get("callbacks.patience") is not None
     config: dict[str, Any] = {}
     for key, value in flat.items():
-        name = KEYS.get(key, key)
+        name = RENAMED_KEYS.get(key, key)
         if name is None or (name.startswith("callbacks.early_stopping.") and not stops):
             continue
         config[name] = TARGETS.get(value, value) if isinstance(value, str) else value

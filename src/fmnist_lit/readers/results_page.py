@@ -84,7 +84,7 @@ def results_page(
         percent=percent,
         interval=lambda values: spread(values, limits=(0, 100)).interval_text(),
         difference=difference,
-        told=told,
+        verdict_of=verdict_of,
         minutes=minutes,
     )
 
@@ -150,7 +150,7 @@ def difference(pairs: "Series[float]") -> str:
     return f"{found.mean:+.2f} | {found.interval_text('+.2f')}" if found else "- | -"
 
 
-def told(pairs: "Series[float]") -> str:
+def verdict_of(pairs: "Series[float]") -> str:
     """Say whether the differences of pairs, in points, show which is better; a small one needs more pairs."""
     if pairs.empty:
         return "-"
