@@ -15,12 +15,12 @@ from fmnist_lit.readers.command import Data, command_line
 from fmnist_lit.readers.loss_curve import loss_plot, losses
 from fmnist_lit.readers.overview import lines_of, overview_plot, with_table
 from fmnist_lit.readers.records import (
-    as_rows,
     file_name,
     make_record,
     read_records,
     read_studies,
     read_study,
+    study_rows,
     with_runs,
 )
 from fmnist_lit.readers.results_page import five_models_plot, headers, read_published, results_page
@@ -51,7 +51,7 @@ def main(
         if study:
             path = folder / "studies" / f"{study}.jsonl"
             lines = with_runs(read_study(path), kept)
-            studies[study] = as_rows(lines)
+            studies[study] = study_rows(lines)
             texts[path] = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
         claims = read_claims(folder / "claims.yaml")
         texts[root / "RESULTS.md"] = results_page(published, records, claims, studies)

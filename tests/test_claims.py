@@ -7,7 +7,7 @@ import pytest
 from fmnist_lit.readers.claims import Claim, answer, claims_table, read_claims
 from fmnist_lit.readers.grid_table import grid_table
 from fmnist_lit.readers.loss_curve import loss_table, losses
-from fmnist_lit.readers.records import as_rows
+from fmnist_lit.readers.records import as_rows, study_rows, with_runs
 from tests.fixtures import ROOT
 
 CLAIMS = read_claims(ROOT / "results" / "claims.yaml")
@@ -74,6 +74,28 @@ def test_only_runs_that_are_alike_are_compared() -> None:
     assert found.n == 2
     assert found.effect is not None
     assert found.effect.mean == pytest.approx(0)
+
+
+def test_a_run_of_an_experiment_stands_for_the_job_that_would_be_the_same_run() -> None:
+    alone = run(0, 0.7) | {"config": {"model.depth": 1, "model.hidden": [32, 16]}}
+    wanted = claim(first={"model.depth": "2"}, second=[{"model.depth": "1"}])
+    runs = [run(0, 0.8, model__depth="2", model__hidden="[32,16]"), alone]
+    found = answer(wanted, {"s": study_rows(runs)})
+    assert found.effect is not None
+    assert found.effect.mean == pytest.approx(10)
+    alone["config"]["model.hidden"] = [64]
+    assert answer(wanted, {"s": study_rows(runs)}).verdict == "not run", "they are not alike"
+
+
+def test_runs_of_two_experiments_are_compared_each_with_its_own() -> None:
+    runs = pairs(1.0, 1.0, 1.3)
+    others = [record | {"experiment": "other"} for record in pairs(3.0, 3.0)]
+    study = with_runs(runs, others)
+    assert len(study) == 10, "none takes another's place"
+    found = answer(claim(), {"s": study_rows(study)})
+    assert found.n == 5
+    assert found.effect is not None
+    assert found.effect.mean == pytest.approx((1.0 + 1.0 + 1.3 + 3.0 + 3.0) / 5)
 
 
 def test_each_side_has_its_best_rate_by_validation_and_the_strongest_other_is_taken() -> None:

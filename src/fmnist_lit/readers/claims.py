@@ -87,7 +87,7 @@ def compared(claim: Claim, table: DataFrame) -> "Series[float]":
         return Series(dtype=float)
     second = max(sides, key=lambda rows: rows[judged(rows)].mean())
     named = {*claim.first, *(key for keys in claim.second for key in keys), claim.best}
-    alike = [key for key in overridden(table) if key not in named] + ["seed"]
+    alike = [key for key in (*overridden(table), "experiment", "seed") if key not in named]
     return (first.set_index(alike)[claim.figure] - second.set_index(alike)[claim.figure]).dropna()
 
 
@@ -98,10 +98,10 @@ def side(keys: Keys, best: str | None, table: DataFrame) -> DataFrame:
         rows = rows[rows[key] == value] if key in rows else rows.head(0)
     if rows.empty or best is None:
         return rows
-    others = [key for key in overridden(rows) if key not in (*keys, best)]
+    others = [key for key in (*overridden(rows), "experiment") if key not in (*keys, best)]
     by = judged(rows)
     means = rows.groupby([*others, best])[by].mean().reset_index()
-    chosen = means.loc[means.groupby(others)[by].idxmax()] if others else means.nlargest(1, by)
+    chosen = means.loc[means.groupby(others)[by].idxmax()]
     return rows.merge(chosen[[*others, best]], on=[*others, best])
 
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from re import fullmatch
 from statistics import median
@@ -184,13 +184,32 @@ def read_study(path: Path) -> list[dict[str, Any]]:
 
 def read_studies(folder: Path) -> dict[str, DataFrame]:
     """Read the records of each study as a table."""
-    return {path.stem: as_rows(read_study(path)) for path in sorted(folder.glob("*.jsonl"))}
+    return {path.stem: study_rows(read_study(path)) for path in sorted(folder.glob("*.jsonl"))}
 
 
 def with_runs(study: Sequence[dict[str, Any]], made: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a study with further records, which replace those of the same overrides and seed."""
-    records = {(tuple(record["overrides"]), record["seed"]): record for record in (*study, *made)}
+    """Return a study with further records, which replace those of the same experiment, overrides and seed."""
+    records = {
+        (record["experiment"], tuple(record["overrides"]), record["seed"]): record
+        for record in (*study, *made)
+    }
     return [records[key] for key in sorted(records)]
+
+
+def study_rows(records: Sequence[Mapping[str, Any]]) -> DataFrame:
+    """Return the runs of a study as a table: where one run overrides a key, each other states its value.
+
+    So a run of an experiment can stand for the job of a sweep that would be the same run.
+    """
+    varied = dict.fromkeys(key_of(item) for record in records for item in record["overrides"])
+    return as_rows([record | {"overrides": stated(record, varied)} for record in map(dict, records)])
+
+
+def stated(record: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
+    """Return a record's overrides, and the values that its config has of further keys, as one writes them."""
+    config, overrides = record.get("config", {}), list(record["overrides"])
+    left = [key for key in keys if key in config and key not in map(key_of, overrides)]
+    return overrides + [f"{key}={as_text(config[key])}" for key in left]
 
 
 def as_rows(records: Sequence[Mapping[str, Any]]) -> DataFrame:
@@ -204,6 +223,11 @@ def as_rows(records: Sequence[Mapping[str, Any]]) -> DataFrame:
     names = dict.fromkeys([*ALWAYS, *(name for row in rows for name in row)])
     table = DataFrame(rows, columns=list(names))
     return table.fillna(dict.fromkeys(overridden(table), "-"))
+
+
+def as_text(value: Any) -> str:
+    """Return a config value as an override has it."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
