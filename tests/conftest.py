@@ -7,3 +7,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """Import it where tests run: in each of several processes, or in the only one."""
     if hasattr(config, "workerinput") or config.getoption("dist", "no") == "no":
         config.pluginmanager.import_plugin("tests.fixtures")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put long tests before each half of the others, so that no process of two ends with one."""
+    long = [item for item in items if item.get_closest_marker("long")]
+    others = [item for item in items if item not in long]
+    half = len(others) // 2
+    items[:] = [*long[::2], *others[:half], *long[1::2], *others[half:]]

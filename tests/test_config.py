@@ -166,6 +166,7 @@ def test_all_groups_and_options_are_there() -> None:
         assert options <= set(GROUPS[group])
 
 
+@pytest.mark.long
 def test_every_pair_of_options_builds(composed: Any) -> None:
     jobs = pairwise_jobs()
     covered = {frozenset(pair) for job in jobs for pair in combinations(job.items(), 2)}

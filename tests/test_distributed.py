@@ -233,6 +233,7 @@ def test_after_a_dead_rank_and_a_signal_a_run_goes_on_to_the_same_bits(
     assert_same_training(tmp_path, undisturbed)
 
 
+@pytest.mark.long
 def test_ranks_end_with_a_launcher_that_was_killed(tmp_path: Path) -> None:
     """Launcher and ranks are started here as a shell starts them; nothing is forked."""
     process = start(*command_on_two_ranks(tmp_path), kind=subprocess.Popen)

@@ -66,6 +66,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_a_sweep_with_a_name_does_what_is_missing(tmp_path: Path, cluster: Path) -> None:
     """Of three jobs one is finished, one was stopped, one never started; on a cluster first, then here."""
     command = ("-m", *SMALL, "model=mlp4,cnn_a,cnn_c", "debug=fast", f"output_dir={tmp_path}", "name=night")
@@ -80,7 +81,7 @@ def test_a_sweep_with_a_name_does_what_is_missing(tmp_path: Path, cluster: Path)
     for path in sorted(jobs[2].rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
 
-    again = train(*command, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    again = train(*command)
     assert again.returncode == 0, again.stderr
     assert "Resumed from" in (jobs[1] / "train.log").read_text()
     assert "3 jobs, best validation accuracy first" in again.stdout
@@ -120,6 +121,7 @@ def test_a_change_in_conf_is_named_and_how_a_sweep_runs_may_change(tmp_path: Pat
 LONG = ("model=cnn_a", "data.images.train=1600", "data.batch_size=16", "trainer.max_epochs=6")
 
 
+@pytest.mark.long
 def test_workers_end_with_a_command_that_was_killed_and_it_can_be_given_again(tmp_path: Path) -> None:
     further = ("callbacks.resume.every_s=1000", f"output_dir={tmp_path}", "name=night", "seed=0,1,2")
     command = ("-m", *SMALL, *LONG, *further)
