@@ -237,7 +237,11 @@ def outcome(directory: Path) -> tuple[Any, list[dict[str, str]], dict[str, Any]]
     with (directory / "history.csv").open(newline="") as file:
         rows = [{k: v for k, v in row.items() if "second" not in k} for row in csv.DictReader(file)]
     metrics = json.loads((directory / "metrics.json").read_bytes())
-    return weights, rows, {k: v for k, v in metrics.items() if "second" not in k and k != "commit"}
+    return (
+        weights,
+        rows,
+        {k: v for k, v in metrics.items() if "second" not in k and k not in ("commit", "date")},
+    )
 
 
 def run_on_two(config: Config, directory: Path, resumed: bool = False) -> None:

@@ -232,6 +232,8 @@ def test_recipes_of_our_own_say_what_they_reach_and_what_each_ingredient_adds() 
         record("champion/cpu", seed, accuracy) | cost | {"test_flipped": {"accuracy": 0.95}}
         for seed, accuracy in enumerate((0.93, 0.94, 0.95))
     ]
+    for run in made[:2]:
+        run |= {"commit": "a" * 40, "date": "2026-11-26"}  # of the third nothing is known
     made += [record("champion/short", seed, 0.9, 0.93) for seed in range(3)]
     made += [
         record("champion/short", seed, 0.9, 0.925 - 0.005 * seed, "label_smoothing=0") for seed in range(3)
@@ -239,8 +241,8 @@ def test_recipes_of_our_own_say_what_they_reach_and_what_each_ingredient_adds() 
     rows = [{"row": "cpu"}, {"row": "gpu"}, {"row": "short"}]
     lines = made_of({"champion": {"about": "Ours.", "rows": rows}}, made).splitlines()
     cpu = "| 94.00 ± 1.00 | 3 | 91.52 to 96.48 | 95.00 ± 0.00 | 292,666 | 99.9 | 20 | 2 |"
-    assert f"| `champion/cpu` {cpu}" in lines
-    assert "| `champion/gpu` | not run | 0 | - | - | - | - | - | - |" in lines
+    assert f"| `champion/cpu` {cpu} aaaaaaa, - | 2026-11-26, - |" in lines
+    assert "| `champion/gpu` | not run | 0 | - | - | - | - | - | - | - | - |" in lines
     assert not any(line.startswith("| `champion/short`") for line in lines)
     assert "| nothing | 93.00 ± 0.00 | 3 | - | - | - |" in lines
     assert "| `label_smoothing=0` | 92.00 ± 0.50 | 3 | -1.00 | -2.24 to +0.24 | too few pairs |" in lines
@@ -278,6 +280,7 @@ def test_a_run_becomes_a_record_and_the_page(experiment: Path, tmp_path: Path) -
     assert call(scripts.evaluate, experiment, "--checkpoint", "last").returncode == 0
     last = json.loads((experiment / "evaluation" / "test" / "metrics.json").read_text())
     assert made["test_last"] == {key: last[key] for key in ("accuracy", "loss")}
+    assert made["date"] == json.loads((experiment / "metrics.json").read_text())["date"] >= "2026-11-26"
     assert "with trainer.max_epochs=3 (n = 1)" in (tmp_path / "RESULTS.md").read_text()
     first = (tmp_path / "RESULTS.md").read_bytes()
     assert call(scripts.record, "--root", tmp_path).returncode == 0

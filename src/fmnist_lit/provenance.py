@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -35,6 +36,11 @@ def commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip() or None
+
+
+def today() -> str:
+    """Return the date, as it is in Greenwich."""
+    return datetime.now(UTC).date().isoformat()
 
 
 def device_name(device: torch.device) -> str:

@@ -214,6 +214,7 @@ def train_and_test(
         "choices": dict(choices),
         "versions": provenance.versions(),
         "commit": provenance.commit(),
+        "date": provenance.today(),
         "command": command,
     }
     check_loss(config, classifier, metrics)

@@ -53,6 +53,7 @@ class Metrics(BaseModel):
     parameters: Annotated[int, Field(ge=0, le=10**12)]
     seed: Seed
     commit: Line | None
+    date: Line = ""
     device: Line
     command: Line
     choices: Names = {}

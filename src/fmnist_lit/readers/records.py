@@ -32,7 +32,7 @@ PLACES = (
 # What a record keeps of metrics.json, and of history.csv.
 KEPT = (
     *(*SPLITS, "epochs", "seconds", "images_per_second", "parameters", "device", "versions", "commit"),
-    *("test_flipped", "training_tflop"),
+    *("test_flipped", "training_tflop", "date"),
 )
 COLUMNS = (
     *(f"{split}_{name}" for split in SPLITS for name in ("loss", "accuracy")),
@@ -41,7 +41,7 @@ COLUMNS = (
 # Columns that every table of records has; further ones are overrides and figures of epochs.
 ALWAYS = (
     *("experiment", "seed", "changes", *SPLITS, "test_flipped", "last_val", "minutes", "epochs"),
-    *("parameters", "training_tflop"),
+    *("parameters", "training_tflop", "commit", "date"),
 )
 
 
@@ -240,6 +240,10 @@ def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
         key: record.get(key, math.nan) for key in ("parameters", "training_tflop", "final_rate", "latency_ms")
     }
     row |= {"changes": " ".join(overrides), "minutes": record["seconds"] / 60}
+    row |= {
+        "commit": record.get("commit", "-")[:7],
+        "date": record.get("date", "-"),
+    }  # early ones have no date
     for split in (*SPLITS, "test_flipped", "test_last"):
         if record.get(split):
             row[split] = 100 * record[split]["accuracy"]
