@@ -52,8 +52,9 @@ def test_a_run_of_a_target_goes_on_to_the_same_bits(
 def test_what_a_target_cannot_be_is_said(trained: Any) -> None:
     with pytest.raises(UsageError, match=r"a single step takes 5\.5e-06 TFLOP"):
         trained(*TARGET, "trainer.target_tflop=1e-12")
-    with pytest.raises(UsageError, match=r"target_tflop: not with trainer.limit_train_batches"):
-        trained(*TARGET, "trainer.limit_train_batches=3")
+    for some in ("3", "1", "0.5"):  # 1 is a single batch, 1.0 are all
+        with pytest.raises(UsageError, match=r"target_tflop: not with trainer.limit_train_batches"):
+            trained(*TARGET, f"trainer.limit_train_batches={some}")
     with pytest.raises(UsageError, match=r"trainer.target_tflop: not with steps_per_execution=4"):
         trained(*TARGET, "steps_per_execution=4")
     with pytest.raises(UsageError, match=r"trainer.target_tflop=-1: .*more than 0"):

@@ -109,6 +109,7 @@ SWEEPS = {
     "early_stopping/learning_rate": 3,
     "early_stopping/selection": 4,
     "augmentation/augment": 4,
+    "champion/isoflop": 3,
 }
 
 

@@ -16,6 +16,7 @@ from fmnist_lit.models.layer_table import layer_table, parameter_count
 from fmnist_lit.models.lenet import LeNet
 from fmnist_lit.models.mlp import MLP
 from fmnist_lit.models.patching import ConcatPatches, PatchEmbedding, SharedMLP, patchify
+from fmnist_lit.models.residual import Residual
 from fmnist_lit.models.speedups import prepare
 from tests.fixtures import ROOT, unpatchify
 
@@ -177,6 +178,28 @@ def test_a_model_maps_images_to_ten_numbers_and_trains_whole(name: str, composed
     assert getattr(model, "loss_floor", 0.0) >= 0
     one = model.eval()(images[:1])
     torch.testing.assert_close(one, model(images)[:1], rtol=1e-4, atol=1e-5)
+
+
+def test_a_squeezed_block_weighs_what_its_convolution_adds() -> None:
+    torch.manual_seed(0)
+    plain, squeezed = Residual(16, "relu"), Residual(16, "relu", squeeze=8)
+    assert parameter_count(squeezed) - parameter_count(plain) == 16 * 2 + 2 + 2 * 16 + 16
+    squeezed.load_state_dict(plain.state_dict(), strict=False)
+    features = torch.rand(4, 16, 7, 7)
+    added = plain(features) - features
+    last = squeezed.convolution[-1].weigh[2]
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.copy_(torch.linspace(-2, 2, 16))  # a weight of its own for each channel
+    expected = features + added * torch.linspace(-2, 2, 16).sigmoid().view(16, 1, 1)
+    torch.testing.assert_close(squeezed(features), expected)
+    last.weight.data.normal_()
+    means = added.mean((2, 3))
+    torch.testing.assert_close(
+        squeezed(features) - features,
+        added * squeezed.convolution[-1].weigh(means).view(4, 16, 1, 1),
+        msg="the weights are those of each image's own means",
+    )
 
 
 @pytest.mark.parametrize("kind", [CNNB, LeNet])

@@ -26,6 +26,7 @@ from fmnist_lit.readers.records import (
     read_records,
     read_studies,
     read_study,
+    study_rows,
 )
 from fmnist_lit.readers.results_page import COMPARISONS, measured, read_published, results_page, verdict_of
 from tests.fixtures import ROOT, call
@@ -246,6 +247,21 @@ def test_recipes_of_our_own_say_what_they_reach_and_what_each_ingredient_adds() 
     assert not any(line.startswith("| `champion/short`") for line in lines)
     assert "| nothing | 93.00 ± 0.00 | 3 | - | - | - |" in lines
     assert "| `label_smoothing=0` | 92.00 ± 0.50 | 3 | -1.00 | -2.24 to +0.24 | too few pairs |" in lines
+
+
+def test_ingredients_and_sizes_may_be_runs_of_studies() -> None:
+    short, few = "champion/short", {"parameters": 1000, "training_tflop": 99.99}
+    plain = [record(short, seed, 0.9, 0.93) for seed in range(2)]
+    tried = [record(short, seed, 0.9, 0.94, "init=identity") for seed in range(2)]
+    small = [record(short, seed, 0.9, 0.92, "model.widths=[33,66]") | few for seed in range(2)]
+    large = [record(short, 0, 0.9, 0.95, "model.widths=[48,96]") | few | {"parameters": 2000}]
+    studies = {"ingredients": study_rows([*plain, *tried]), "isoflop": study_rows([*large, *small])}
+    rows = {"champion": {"about": "Ours.", "rows": [{"row": "cpu"}]}}
+    lines = results_page(rows, [], CLAIMS, studies).splitlines()
+    assert "| nothing | 93.00 ± 0.00 | 2 | - | - | - |" in lines
+    assert "| `init=identity` | 94.00 ± 0.00 | 2 | +1.00 | +1.00 to +1.00 | too few pairs |" in lines
+    place = lines.index("| `model.widths=[33,66]` | 1,000 | 20 | 100.0 | 92.00 ± 0.00 | 2 |")
+    assert lines[place + 1] == "| `model.widths=[48,96]` | 2,000 | 20 | 100.0 | 95.00 | 1 |"
 
 
 @pytest.fixture

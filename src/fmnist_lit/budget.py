@@ -10,9 +10,10 @@ from torch.optim import Optimizer
 
 from fmnist_lit.errors import UsageError
 from fmnist_lit.models.compute import training_flop
+from fmnist_lit.trainer import OF_SINGLE_STEPS, is_one_of
 
-# Flags that change what an epoch or a step is, and their values where they do not.
-OTHERS = {"limit_train_batches": 1.0, "overfit_batches": 0.0, "accumulate_grad_batches": 1, "max_steps": -1}
+# Flags that change what an epoch or a step is.
+OTHERS = ("limit_train_batches", "overfit_batches", "accumulate_grad_batches", "max_steps")
 
 
 def step_flop(optimizer: Optimizer) -> float:
@@ -33,7 +34,9 @@ def length_within_target(
         UsageError: it allows no step, or something else says how many batches an epoch or a step has.
     """
     target = flags["target_tflop"]
-    others = [f"trainer.{key}" for key, off in OTHERS.items() if flags.get(key, off) not in (None, off)]
+    others = [
+        f"trainer.{key}" for key in OTHERS if key in flags and not is_one_of(flags[key], OF_SINGLE_STEPS[key])
+    ]
     if others:
         raise UsageError(f"trainer.target_tflop: not with {', '.join(others)}.")
     size = min(batch_size, images)

@@ -9,12 +9,33 @@ from fmnist_lit.constraints import Count, Natural, Positive
 from fmnist_lit.models.layers import Activation, convolution
 
 
-class Residual(nn.Module):
-    """Adds what a convolution makes of its input to the input (He et al. 2016)."""
+class SqueezeExcitation(nn.Module):
+    """Multiplies each channel by a weight, 0 to 1, that the means of all channels decide (Hu et al. 2018)."""
 
-    def __init__(self, width: int, activation: Activation) -> None:
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.weigh = nn.Sequential(
+            nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels), nn.Sigmoid()
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (n, channels, h, w) to the same shape."""
+        weighed: Tensor = features * self.weigh(features.mean((2, 3)))[:, :, None, None]
+        return weighed
+
+
+class Residual(nn.Module):
+    """Adds what a convolution makes of its input to the input (He et al. 2016).
+
+    Args:
+        squeeze: channels for each hidden unit of a squeeze-and-excitation; None: there is none.
+    """
+
+    def __init__(self, width: int, activation: Activation, squeeze: int | None = None) -> None:
         super().__init__()
         self.convolution = convolution(width, width, activation, bias=False)
+        if squeeze is not None:
+            self.convolution.append(SqueezeExcitation(width, max(1, width // squeeze)))
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (n, width, h, w) to the same shape."""
@@ -42,6 +63,7 @@ class ResidualCNN(nn.Module):
         activation: "relu", "leaky_relu" or "gelu".
         classes: outputs.
         logit_scale: what they are multiplied by; less than 1 lets the last layer learn faster.
+        squeeze: of each residual block, as ``Residual`` takes it.
     """
 
     def __init__(
@@ -52,6 +74,7 @@ class ResidualCNN(nn.Module):
         activation: Activation = "relu",
         classes: Count = 10,
         logit_scale: Positive = 1.0,
+        squeeze: Count | None = None,
     ) -> None:
         if len(widths) != len(blocks) or len(widths) > 4:  # 28, 14, 7, 3, 1: four poolings at most
             raise ValueError(f"widths={widths} and blocks={blocks} must be of the same length, 4 at most.")
@@ -62,7 +85,7 @@ class ResidualCNN(nn.Module):
             layers += [
                 nn.MaxPool2d(2),
                 convolution(channels, width, activation, bias=False),
-                *(Residual(width, activation) for _ in range(count)),
+                *(Residual(width, activation, squeeze) for _ in range(count)),
             ]
             channels = width
         self.features = nn.Sequential(*layers, MaxAndMean())

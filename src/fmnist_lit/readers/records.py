@@ -202,7 +202,9 @@ def study_rows(records: Sequence[Mapping[str, Any]]) -> DataFrame:
     So a run of an experiment can stand for the job of a sweep that would be the same run.
     """
     varied = dict.fromkeys(key_of(item) for record in records for item in record["overrides"])
-    return as_rows([record | {"overrides": stated(record, varied)} for record in map(dict, records)])
+    table = as_rows([record | {"overrides": stated(record, varied)} for record in map(dict, records)])
+    table["changes"] = as_rows(records)["changes"]  # what each was started with
+    return table
 
 
 def stated(record: Mapping[str, Any], keys: Iterable[str]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import yaml
 from matplotlib.figure import Figure
-from pandas import DataFrame, Series
+from pandas import DataFrame, Series, concat
 
 from fmnist_lit.plots import BLUE, ORANGE, styled
 from fmnist_lit.readers.claims import Claim, answer, claims_table
@@ -75,7 +75,10 @@ def results_page(
             for report in published.keys() & {claim.report for claim in claims}
         },
         short=SHORT,
-        ingredients=ingredients(table),
+        ingredients=ingredients(
+            concat([table, *(studies[name] for name in studies if name == "ingredients")])
+        ),
+        sizes=sizes(studies.get("isoflop", table.head(0))),
         comparisons=comparisons(table),
         grid=grid_table(studies.get("mlp_grid"), published.get("grid_search", {}).get("best_ten", [])),
         losses=loss_table(published.get("batch_size", {}).get("losses", []), losses(records)),
@@ -219,6 +222,12 @@ def ingredients(table: DataFrame) -> list[tuple[str, "Series[float]", "Series[fl
     best_first = sorted(by_change.items(), key=lambda item: -item[1].mean())
     changed = [(f"`{change}`", made, (made - whole).dropna()) for change, made in best_first]
     return [("nothing", whole, Series(dtype=float)), *changed]
+
+
+def sizes(table: DataFrame) -> list[tuple[str, DataFrame]]:
+    """Return the runs of each size of network that were given the same computation, smallest first."""
+    named = [(f"`{change}`", runs) for change, runs in table.groupby("changes")]
+    return sorted(named, key=lambda size: float(size[1]["parameters"].max()))
 
 
 def comparisons(table: DataFrame) -> list[tuple[str, "Series[float]", "Series[float]", "Series[float]"]]:
