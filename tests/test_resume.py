@@ -1,6 +1,5 @@
 """Runs that are stopped anywhere and go on: the same bits as without the stop."""
 
-import csv
 import io
 import json
 import os
@@ -29,6 +28,7 @@ from fmnist_lit.interrupt import Interrupted
 from fmnist_lit.resume import named_run, resume
 from fmnist_lit.run import claim, run
 from fmnist_lit.run_files import read_overrides
+from tests import fixtures
 from tests.fixtures import SMALL, is_valid
 
 RECIPES = {
@@ -91,7 +91,7 @@ def kill(config: dict[str, Any], directory: Path, group: int, resumed: bool = Fa
 
 
 def outcome(directory: Path) -> tuple[Any, list[dict[str, str]], dict[str, Any]]:
-    """Return what a run gave, but for its times."""
+    """Return what a run gave, but for its times: all weights, history, metrics."""
     weights = {
         f"{name} {key}": weight
         for name in (LAST, BEST)
@@ -99,14 +99,7 @@ def outcome(directory: Path) -> tuple[Any, list[dict[str, str]], dict[str, Any]]
             "state_dict"
         ].items()
     }
-    with (directory / "history.csv").open(newline="") as file:
-        rows = [{k: v for k, v in row.items() if "second" not in k} for row in csv.DictReader(file)]
-    metrics = json.loads((directory / "metrics.json").read_bytes())
-    return (
-        weights,
-        rows,
-        {k: v for k, v in metrics.items() if "second" not in k and k not in ("commit", "date")},
-    )
+    return weights, *fixtures.outcome(directory)[1:]
 
 
 def assert_same(first: Path, second: Path) -> None:
