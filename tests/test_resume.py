@@ -1,7 +1,6 @@
 """Runs that are stopped anywhere and go on: the same bits as without the stop."""
 
 import io
-import json
 import os
 import pickle
 import random
