@@ -121,9 +121,14 @@ def test_dropout_at_its_ends_and_in_evaluation_is_the_plain_one(p: float) -> Non
     assert torch.equal(plain(images), fast(images))
 
 
-@pytest.mark.parametrize("channels", [2, 3, 4, 7])
+@pytest.mark.parametrize(
+    ("channels", "threads"), [(2, 1), (3, 1), (4, 1), (7, 1), (4, 2), (8, 2), (20, 2), (31, 2)]
+)
 @pytest.mark.parametrize("n", [1, 2, 7, 32])
-def test_narrow_normalization_is_the_same(n: int, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_narrow_normalization_is_the_same(
+    n: int, channels: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     torch.manual_seed(0)
     plain, fast = pair(nn.BatchNorm2d(channels))
     for layer in (plain, fast):
@@ -145,6 +150,16 @@ def test_narrow_normalization_is_the_same(n: int, channels: int, monkeypatch: py
 def test_one_number_a_channel_cannot_be_normalized() -> None:
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         prepare(nn.BatchNorm2d(4))(torch.ones(1, 4, 1, 1))
+
+
+@pytest.mark.parametrize("channels", [1, 16, 32, 40])
+def test_with_several_threads_pytorch_normalizes_what_it_is_fast_at(
+    channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    calls = spied(monkeypatch, speedups.NarrowNormalization)
+    prepare(nn.BatchNorm2d(channels))(torch.randn(3, channels, 5, 5).to(memory_format=torch.channels_last))
+    assert not calls
 
 
 @pytest.mark.parametrize(

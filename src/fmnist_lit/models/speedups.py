@@ -15,6 +15,9 @@ from fmnist_lit.provenance import processor_name
 LARGE = 3_000_000
 # Channels from which on PyTorch's batch normalization, a loop over channels, fills vector registers.
 VECTOR = 8
+# Its threads hinder one another where channels are no whole cache lines, up to so many: two take three times
+# as long as one, and six times as long as ours.
+LINE, FEW = 16, 32
 WIDE = 64  # columns that a few channels are spread over
 LANES = 4  # numbers of 16 bits in one of 64
 
@@ -212,6 +215,9 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def is_narrow(self, maps: Tensor) -> bool:
         """Whether PyTorch is slow at this, and the faster way can do it."""
-        able = self.affine and trains_on_cpu(self, maps, self.weight)
-        few = able and 1 < self.num_features < VECTOR and maps.numel() > self.num_features
-        return few and maps.is_contiguous(memory_format=torch.channels_last)
+        channels = self.num_features
+        few = channels < VECTOR or (channels < FEW and channels % LINE and torch.get_num_threads() > 1)
+        if not few or channels == 1 or not self.affine or maps.numel() <= channels:
+            return False
+        able = trains_on_cpu(self, maps, self.weight)
+        return able and maps.is_contiguous(memory_format=torch.channels_last)
