@@ -81,17 +81,21 @@ def test_the_first_layer_computes_no_gradient_of_the_images(monkeypatch: pytest.
     assert len(products) == 2, "forward, and the gradient of the weight"
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("p", [0.1, 0.2, 0.5, 0.93])
-def test_dropout_keeps_its_chance_and_its_scale(p: float) -> None:
+def test_dropout_keeps_its_chance_and_its_scale(
+    p: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nn.functional, "dropout", None)  # PyTorch's is not asked
     torch.manual_seed(0)
     layer = pair(nn.Dropout(p))[1]
-    images = torch.rand(1001, 333) + 1
+    images = (torch.rand(1001, 333) + 1).to(dtype)
     results = outcome(layer, images, torch.full_like(images, 2.0))
     kept = results["output"] != 0
     n = images.numel()
     assert kept.sum().item() == pytest.approx(n * (1 - p), abs=5 * math.sqrt(n * p * (1 - p)))
     torch.testing.assert_close(results["output"], torch.where(kept, images / (1 - p), 0.0))
-    torch.testing.assert_close(results["images"], kept * (2 / (1 - p)))
+    torch.testing.assert_close(results["images"], (kept * (2 / (1 - p))).to(dtype))
 
 
 def test_elements_are_dropped_independently_of_each_other() -> None:

@@ -1,6 +1,7 @@
 """The same network in fewer seconds on a CPU: what ``prepare`` does before a model is trained or asked.
 
-All but training in single precision is left to PyTorch's own code: a reader of a checkpoint gets its bits.
+All but training in single precision (and dropout in 16 bits) is left to PyTorch's own code: a reader of a
+checkpoint gets its bits.
 """
 
 from functools import cache
@@ -123,10 +124,11 @@ class Dropout(nn.Dropout):
     def forward(self, input: Tensor) -> Tensor:
         """Set elements to zero with chance p and divide the others by 1 - p."""
         limit = round(self.p * 2**16)
-        if self.inplace or not 0 < limit < 2**16 or not trains_on_cpu(self, input):
+        able = self.training and input.device.type == "cpu" and input.dtype in (torch.float32, torch.bfloat16)
+        if self.inplace or not 0 < limit < 2**16 or not able:
             return super().forward(input)
         bits = torch.empty(-(-input.numel() // LANES), dtype=torch.int64).random_(-(2**63), None)
-        kept = torch.empty(input.shape)
+        kept = torch.empty(input.shape, dtype=input.dtype)
         torch.ge(bits.view(torch.int16)[: input.numel()].view(input.shape), limit - 2**15, out=kept)
         return input * kept.mul_(1 / (1 - self.p))
 
