@@ -272,6 +272,7 @@ def experiment(run_copy: Path) -> Path:
     (run_copy / "metrics.json").write_text(json.dumps(metrics))
     (run_copy / ".hydra").mkdir(exist_ok=True)
     overrides = ["experiment=five_models/mlp4", "sweep=a/b", "seed=0", "threads=1", "trainer.max_epochs=3"]
+    overrides += ["optim=sgd", "model.dropout=0.2"]  # as the experiment has them
     OmegaConf.save(OmegaConf.create(overrides), run_copy / ".hydra" / "overrides.yaml")
     return run_copy
 
@@ -322,7 +323,8 @@ def test_runs_of_a_study_are_lines_of_one_file(experiment: Path, tmp_path: Path)
         assert "Kept: 2 runs" in answer.stdout
         kept = read_study(tmp_path / "results" / "studies" / "epochs.jsonl")
         assert [line["seed"] for line in kept] == [0, 1]
-        assert {tuple(line["overrides"]) for line in kept} == {("trainer.max_epochs=3",)}
+        said = ("trainer.max_epochs=3", "optim=sgd", "model.dropout=0.2")  # as a study's runs are compared
+        assert {tuple(line["overrides"]) for line in kept} == {said}
     assert not list((tmp_path / "results").glob("*.json"))
     alone = call(scripts.record, sweep / "0", "--root", tmp_path)
     assert alone.returncode == 1

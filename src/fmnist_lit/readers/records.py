@@ -3,17 +3,20 @@
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from re import fullmatch
 from statistics import median
 from typing import Annotated, Any
 
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from pandas import DataFrame
 from pydantic import AfterValidator, BaseModel, Field
 from sklearn.metrics import confusion_matrix
 
 from fmnist_lit import run_files
-from fmnist_lit.config import INCIDENTAL, leaves
+from fmnist_lit.config import CONF, INCIDENTAL, leaves
 from fmnist_lit.constraints import Natural, Seed
 from fmnist_lit.errors import UserError
 from fmnist_lit.readers.evaluate import evaluate
@@ -94,12 +97,13 @@ def make_record(path: Path, data: Path | None = None, study: bool = False) -> di
         raise UserError(f"{path} is no experiment: it was not started with experiment=... (or say --study)")
     if not fullmatch("[0-9a-f]{40}", metrics["commit"] or ""):
         raise UserError(f"{path} was made by code that is in no commit ({metrics['commit']}).")
+    overrides = other_overrides(path)
     found, history = evaluate(run, "test", "best"), run_files.read_history(path)
     last = evaluate(run, "test", "last")
     record = {
         "experiment": experiment,
         "seed": metrics["seed"],
-        "overrides": other_overrides(path),
+        "overrides": overrides if study else changing(experiment, overrides),
         **{key: metrics[key] for key in KEPT if key in metrics},
         "chosen_epoch": load_checkpoint(path / "checkpoints" / "best.ckpt")["epoch"] + 1,
         "test_last": {"accuracy": float((last.true == last.predicted).mean()), "loss": last.loss},
@@ -124,6 +128,19 @@ def is_kept(key: str) -> bool:
 def other_overrides(path: Path) -> list[str]:
     """Return the overrides that changed the experiment."""
     return [item for item in run_files.read_overrides(path) if key_of(item) not in PLACES]
+
+
+def changing(experiment: str, overrides: Sequence[str]) -> list[str]:
+    """Return the overrides without those that say what the experiment is anyway."""
+    kept = list(overrides)
+    with initialize_config_dir(str(CONF), version_base="1.3"), suppress(HydraException):  # of another version
+        for item in overrides:
+            others = [other for other in kept if other != item]
+            if compose("config", [f"experiment={experiment}", *others]) == compose(
+                "config", [f"experiment={experiment}", *kept]
+            ):
+                kept = others
+    return kept
 
 
 def history_columns(history: DataFrame) -> dict[str, list[float | None]]:
