@@ -84,7 +84,7 @@ def load_once(file: Any) -> Any:
 
 OmegaConf.load = staticmethod(load_once)
 # The same few interpolations, too: to read them takes a tenth of Hydra's time.
-omegaconf.base.parse = omegaconf._utils.parse = cache(omegaconf.base.parse)
+omegaconf.base.parse = cache(omegaconf.base.parse)
 draw_set = synthetic.draw_set
 
 
