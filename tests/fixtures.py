@@ -35,6 +35,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from lightning.fabric.utilities import registry
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from omegaconf import OmegaConf
 
@@ -102,6 +103,8 @@ def draw_once(count: int, random: np.random.Generator) -> tuple[torch.Tensor, to
 
 
 synthetic.draw_set = draw_once
+# Which packages are installed, which Lightning asks for at each start of a Trainer.
+registry.entry_points = cache(registry.entry_points)
 # Where titles and labels go is looked at, not tested; to find it takes half of a figure's time.
 ConstrainedLayoutEngine.execute = lambda self, fig: {}
 # No test cuts the power; to wait for the disk takes a fiftieth of the time.

@@ -14,7 +14,7 @@ import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.nn.functional import cross_entropy
 
-from fmnist_lit import trainer
+from fmnist_lit import provenance, trainer
 from fmnist_lit.build import build
 from fmnist_lit.callbacks import History, ResumeCheckpoint
 from fmnist_lit.classifier import Classifier
@@ -438,6 +438,17 @@ def test_a_network_that_saw_mirror_images_is_asked_about_them_too(trained: Any) 
     assert metrics["test_flipped"]["loss"] == pytest.approx(cross_entropy(output, labels).item(), rel=1e-5)
     assert metrics["test_flipped"]["loss"] != metrics["test"]["loss"]
     assert "test_flipped" not in trained("model=cnn_a")[1]
+
+
+def test_a_run_is_of_the_code_that_it_started_with(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Commit(L.Callback):
+        """Somebody commits while the run trains."""
+
+        def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            monkeypatch.setattr(provenance, "commit", lambda: "b" * 40)
+
+    monkeypatch.setattr(provenance, "commit", lambda: "a" * 40)
+    assert trained("model=mlp4", "debug=fast", callbacks=[Commit()])[1]["commit"] == "a" * 40
 
 
 def test_a_run_says_how_much_it_computed(trained: Any) -> None:

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,13 +22,18 @@ PACKAGES = (
 )
 
 
+@cache
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that matter."""
     return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 
 
+@cache
 def commit() -> str | None:
-    """Return the commit of this checkout, "-dirty" behind it if files differ; None outside a checkout."""
+    """Return the commit of this checkout, "-dirty" behind it if files differ; None outside a checkout.
+
+    It is asked once: what a process has imported stays, whatever the checkout is hours later.
+    """
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         answer = subprocess.run(

@@ -174,6 +174,7 @@ def train_and_test(
     processes = distributed.world_size(config)
     torch.set_num_threads(config["threads"] or most_threads(config))
     L.seed_everything(config["seed"], verbose=False)
+    code = {"versions": provenance.versions(), "commit": provenance.commit()}  # while it is what runs
     named = build_callbacks(config, directory=directory, signals=signals, computed=computed(config))
     steps = steps_per_execution(config, [*callbacks, *named])
     checkpoint, kept = latest_valid(directory) if resumed else (None, {})
@@ -212,8 +213,7 @@ def train_and_test(
         "device": device,
         "seed": config["seed"],
         "choices": dict(choices),
-        "versions": provenance.versions(),
-        "commit": provenance.commit(),
+        **code,
         "date": provenance.today(),
         "command": command,
     }

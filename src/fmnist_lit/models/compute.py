@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
 
-def training_flop(model: nn.Module, batch_size: int = 8) -> float:
+def training_flop(model: nn.Module, batch_size: int = 2) -> float:
     """Count the floating-point operations of one image, forward and backward (a multiply-add is two).
 
     >>> training_flop(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)))  # outputs, and gradients of weights
