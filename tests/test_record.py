@@ -28,7 +28,15 @@ from fmnist_lit.readers.records import (
     read_study,
     study_rows,
 )
-from fmnist_lit.readers.results_page import COMPARISONS, measured, read_published, results_page, verdict_of
+from fmnist_lit.readers.results_page import (
+    COMPARISONS,
+    NEAR,
+    measured,
+    read_published,
+    results_page,
+    rows_of,
+    verdict_of,
+)
 from tests.fixtures import ROOT, call
 
 RECORDS = read_records(ROOT / "results")
@@ -205,6 +213,13 @@ def test_a_shortened_run_is_no_run_of_the_row() -> None:
     table = rows(record("five_models/vgg11", 0, 0.85, None, "trainer.max_epochs=1"))
     assert "| not run | 0 |" in table["five_models/vgg11"]
     assert "with trainer.max_epochs=1 (n = 1): test 85.00" in table["five_models/vgg11"]
+
+
+def test_every_row_of_the_page_that_lies_apart_says_why() -> None:
+    table = as_rows(RECORDS)
+    for report, content in read_published(ROOT / "results" / "published.yaml").items():
+        for row, found in zip(content["rows"], rows_of(report, content, table), strict=True):
+            assert abs(found.apart or 0) <= NEAR or row.get("why"), found.experiment
 
 
 def test_a_row_that_lies_apart_says_why() -> None:
