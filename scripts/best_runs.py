@@ -12,8 +12,7 @@ from fmnist_lit.files import write_whole
 from fmnist_lit.readers.command import Data, command_line, output_option
 from fmnist_lit.readers.evaluate import evaluate, pairs_report, report_name
 from fmnist_lit.readers.run_directory import RunDirectory
-from fmnist_lit.readers.tables import run_directories
-from fmnist_lit.run_files import read_metrics, why_unfinished
+from fmnist_lit.run_files import read_metrics, run_directories, why_unfinished
 
 
 @command_line

@@ -24,7 +24,7 @@ from fmnist_lit.readers.records import (
     with_runs,
 )
 from fmnist_lit.readers.results_page import five_models_plot, headers, read_published, results_page
-from fmnist_lit.readers.tables import run_directories
+from fmnist_lit.run_files import run_directories
 
 ROOT = Path(__file__).resolve().parent.parent
 

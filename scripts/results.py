@@ -11,7 +11,8 @@ import typer
 from fmnist_lit.errors import UsageError, printable
 from fmnist_lit.files import write_whole
 from fmnist_lit.readers.command import command_line, kind_of, output_option
-from fmnist_lit.readers.tables import as_csv, as_json, as_markdown, collect, run_directories
+from fmnist_lit.readers.tables import as_csv, as_json, as_markdown, collect
+from fmnist_lit.run_files import run_directories
 
 FORMATS = {"md": as_markdown, "csv": as_csv, "json": as_json}
 GROUP_BY = "groups or dotted keys that make a row; else what runs differ in"

@@ -79,6 +79,13 @@ def run_of(path: Path) -> Path:
     return next((folder for folder in places if (folder / "config.yaml").is_file()), path)
 
 
+def run_directories(folder: Path) -> list[Path]:
+    """Return the directories at or below a folder that a run has written into, sorted."""
+    signs = ("config.yaml", "failure.json", ".hydra")
+    found = {path.parent for sign in signs for path in folder.rglob(sign)}
+    return sorted(path for path in found if path.name != ".hydra")
+
+
 def read_file(path: Path, largest: int = LARGEST) -> bytes:
     """Read a regular file, through links too; nothing that waits, has no end or is too large.
 

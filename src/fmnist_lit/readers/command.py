@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from fmnist_lit.errors import UsageError, exit_status
+from fmnist_lit.run_files import run_directories
 from fmnist_lit.threads import free_threads
 
 
@@ -30,8 +31,8 @@ def with_runs_below(paths: list[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         holds_runs = path.is_dir() and not (path / "config.yaml").exists()
-        below = sorted(path.rglob("metrics.json")) if holds_runs else []
-        found += [file.parent for file in below] or [path]
+        below = run_directories(path) if holds_runs else []
+        found += [run for run in below if (run / "metrics.json").exists()] or [path]
     return found
 
 

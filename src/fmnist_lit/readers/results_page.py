@@ -75,9 +75,7 @@ def results_page(
             for report in published.keys() & {claim.report for claim in claims}
         },
         short=SHORT,
-        ingredients=ingredients(
-            concat([table, *(studies[name] for name in studies if name == "ingredients")])
-        ),
+        ingredients=ingredients(concat([table, studies.get("ingredients")])),
         sizes=sizes(studies.get("isoflop", table.head(0))),
         comparisons=comparisons(table),
         grid=grid_table(studies.get("mlp_grid"), published.get("grid_search", {}).get("best_ten", [])),
@@ -215,8 +213,9 @@ def ingredients(table: DataFrame) -> list[tuple[str, "Series[float]", "Series[fl
     """Return the short recipe as it is and with each change, best first.
 
     Each has its name, its validation accuracies, and their differences from the recipe's of the same seeds.
+    Of two runs of one seed the later row counts: a study made all of its own on one machine.
     """
-    runs = table[table["experiment"] == SHORT]
+    runs = table[table["experiment"] == SHORT].drop_duplicates(["changes", "seed"], keep="last")
     by_change = {str(change): of.set_index("seed")["val"] for change, of in runs.groupby("changes")}
     whole = by_change.pop("", Series(dtype=float))
     best_first = sorted(by_change.items(), key=lambda item: -item[1].mean())

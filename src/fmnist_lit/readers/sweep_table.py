@@ -8,8 +8,7 @@ from typing import Any
 
 from fmnist_lit.errors import UserError, printable
 from fmnist_lit.readers.run_directory import checked_config
-from fmnist_lit.readers.tables import run_directories
-from fmnist_lit.run_files import read_metrics, read_overrides, why_unfinished
+from fmnist_lit.run_files import read_metrics, read_overrides, run_directories, why_unfinished
 from fmnist_lit.summary import rendered
 
 

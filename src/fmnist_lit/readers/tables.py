@@ -14,7 +14,7 @@ from fmnist_lit.errors import UsageError, UserError, choices, printable
 from fmnist_lit.readers.run_directory import RunDirectory
 from fmnist_lit.readers.spread import spread
 from fmnist_lit.readers.text import no_formula, render
-from fmnist_lit.run_files import read_history, read_metrics, why_unfinished
+from fmnist_lit.run_files import read_history, read_metrics, run_directories, why_unfinished
 
 SEED, FOLD = "seed", "data.fold"  # what repeats a run: else it is the same
 INCIDENTAL_GROUPS = ("logger", "trainer", "debug")
@@ -56,13 +56,6 @@ class Results(NamedTuple):
     rows: list[dict[str, Any]]
     without: list[tuple[Path, str]]
     searches: Counter[Path]  # trials by folder
-
-
-def run_directories(folder: Path) -> list[Path]:
-    """Return the directories at or below a folder that a run has written into, sorted."""
-    signs = ("config.yaml", "failure.json", ".hydra")
-    found = {path.parent for sign in signs for path in folder.rglob(sign)}
-    return sorted(path for path in found if path.name != ".hydra")
 
 
 def read_run(path: Path, last: bool = False) -> Run:
