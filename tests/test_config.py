@@ -64,9 +64,10 @@ def allowed_pairs() -> set[frozenset[Option]]:
 def pairwise_jobs() -> list[Job]:
     """Choose allowed jobs, greedily, until every allowed pair of options is in one of them."""
     left, jobs = allowed_pairs(), []
-    while left:
-        job: Job = dict(min(map(sorted, left)))
-        for group in GROUPS:
+    groups = sorted(GROUPS, key=lambda group: (-len(GROUPS[group]), group))
+    while left:  # the rarest first: pairs of the largest groups
+        job: Job = dict(max(map(sorted, left), key=lambda p: (sum(len(GROUPS[g]) for g, _ in p), p)))
+        for group in groups:
             if group in job or group in WHOLE:
                 continue
             options = [o for o in GROUPS[group] if is_allowed(job | {group: o})]

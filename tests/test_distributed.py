@@ -233,10 +233,15 @@ def test_after_a_dead_rank_and_a_signal_a_run_goes_on_to_the_same_bits(
     assert_same_training(tmp_path, undisturbed)
 
 
+def first_started(args: Sequence[str], env: Mapping[str, str], **further: Any) -> subprocess.Popen[Any]:
+    """Start the first rank as PyTorch's launcher does; fork the other."""
+    return (subprocess.Popen if env["RANK"] == "0" else Forked)(args, env=env, **further)
+
+
 @pytest.mark.long
-def test_ranks_end_with_a_launcher_that_was_killed(tmp_path: Path) -> None:
-    """Launcher and ranks are started here as a shell starts them; nothing is forked."""
-    process = start(*command_on_two_ranks(tmp_path), kind=subprocess.Popen)
+def test_ranks_end_with_a_launcher_that_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess_handler, "Popen", first_started)
+    process = start(*command_on_two_ranks(tmp_path))
     wait_for((tmp_path / "checkpoints" / LAST).exists)
     ranks = ranks_of(process)
     process.kill()
@@ -279,12 +284,6 @@ def test_a_sweep_of_distributed_jobs_leaves_a_directory_for_each(tmp_path: Path)
     assert len(list(tmp_path.glob("**/metrics.json"))) == len(list(tmp_path.glob("**/config.yaml"))) == 2
 
 
-def test_a_rank_tells_why_it_failed(composed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first rank is started here as PyTorch's launcher starts it, and not forked."""
-
-    def first_started(args: Sequence[str], env: Mapping[str, str], **further: Any) -> subprocess.Popen[Any]:
-        return (subprocess.Popen if env["RANK"] == "0" else Forked)(args, env=env, **further)
-
-    monkeypatch.setattr(subprocess_handler, "Popen", first_started)
+def test_a_rank_tells_why_it_failed(composed: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the training loss is (nan|inf) at step \d+ .*training diverged"):
         run(composed(*SMALL, "model=mlp4", "optim.lr=1e30", *TWO), tmp_path, {}, "")
