@@ -336,7 +336,7 @@ def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
             pass
 
     serving = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-    thread = threading.Thread(target=serving.serve_forever)
+    thread = threading.Thread(target=serving.serve_forever, args=(0.01,))  # seconds until it sees its end
     thread.start()
     yield f"http://127.0.0.1:{serving.server_port}/", folder
     serving.shutdown()

@@ -99,7 +99,7 @@ def test_no_trace_keeps_the_batch_that_it_was_made_with(line: str, composed: Cal
 
 CARD = {
     "cnn_b": ("583,830", "| Conv2d | 32, 28, 26 | 320 |", "95% interval", "Weakest class", "Intended use"),
-    "patched": ("| Linear | 16, ", "Weakest class", "Intended use"),
+    "patched": ("1,853,259", "Weakest class", "Intended use"),
 }
 
 
