@@ -2,28 +2,33 @@
 
 import fmnist_lit.program  # noqa: F401 (first: see there)
 
-import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from fmnist_lit.errors import UserError, printable
-from fmnist_lit.files import write_json, write_whole
+from fmnist_lit.files import write_whole
 from fmnist_lit.readers.claims import read_claims
 from fmnist_lit.readers.command import Data, command_line
 from fmnist_lit.readers.loss_curve import loss_plot, losses
 from fmnist_lit.readers.overview import lines_of, overview_plot, with_table
 from fmnist_lit.readers.records import (
-    file_name,
+    as_lines,
+    file_of,
     make_record,
+    read_lines,
     read_records,
     read_studies,
-    read_study,
-    study_rows,
     with_runs,
 )
-from fmnist_lit.readers.results_page import five_models_plot, headers, read_published, results_page
+from fmnist_lit.readers.results_page import (
+    five_models_plot,
+    headers,
+    read_commands,
+    read_published,
+    results_page,
+)
 from fmnist_lit.run_files import run_directories
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,24 +47,25 @@ def main(
     folder = root / "results"
     paths = [path for run in runs or () for path in directories_of(run)]
     finished = [path for path in paths if len(paths) == 1 or (path / "metrics.json").exists()]
-    kept = [make_record(path, data, study is not None) for path in finished]
-    made = {} if study else {folder / file_name(record): record for record in kept}
-    records, published = read_records(folder, made), read_published(folder / "published.yaml")
-    texts = {}
+    kept: dict[Path, list[Any]] = {}
+    for path in finished:
+        record = make_record(path, data, study is not None)
+        kept.setdefault(folder / file_of(record, study), []).append(record)
+    made = {path: with_runs(read_lines(path), records) for path, records in kept.items()}
+    records = read_records(folder / "experiments", made)
+    published = read_published(folder / "published.yaml")
+    texts = {path: as_lines(lines) for path, lines in made.items()}
     try:  # all, before the first is written
-        studies = read_studies(folder / "studies")
-        if study:
-            path = folder / "studies" / f"{study}.jsonl"
-            lines = with_runs(read_study(path), kept)
-            studies[study] = study_rows(lines)
-            texts[path] = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+        studies = read_studies(folder / "studies", made)
         claims = read_claims(folder / "claims.yaml")
-        texts[root / "RESULTS.md"] = results_page(published, records, claims, studies)
+        commands = read_commands(folder / "studies.yaml")
+        texts[root / "RESULTS.md"] = results_page(published, records, claims, studies, commands).encode()
         overview = lines_of(published, records)
         readme = root / "README.md"
         if readme.exists():
-            texts[readme] = with_table(readme.read_text(encoding="utf-8"), overview)
-        texts |= headers(published, records, root / "conf" / "experiment")
+            texts[readme] = with_table(readme.read_text(encoding="utf-8"), overview).encode()
+        for path, text in headers(published, records, root / "conf" / "experiment").items():
+            texts[path] = text.encode()
         rows = published.get("five_models", {}).get("rows", [])
         printed = published.get("batch_size", {}).get("losses", [])
         plots = {
@@ -69,16 +75,13 @@ def main(
         }
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise UserError(f"a record lacks what its experiment's row needs: {error}.") from error
-    for path, record in made.items():
-        write_json(path, record)
-        print(f"Kept: {printable(path)}")
-    for path, text in texts.items():
-        path.parent.mkdir(exist_ok=True)
-        write_whole(path, text.encode())
+    for path, content in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
     for name, plot in plots.items():
         plot.savefig(folder / f"{name}.png")
-    if study:
-        print(f"Kept: {len(kept)} runs of {study}")
+    for path, runs_of_file in kept.items():
+        print(f"Kept: {len(runs_of_file)} runs in {printable(path)}")
     print(f"RESULTS.md is made of {len(records)} records.")
 
 

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,16 @@ from fmnist_lit.readers.records import (
     as_rows,
     is_kept,
     other_overrides,
+    read_lines,
     read_records,
     read_studies,
-    read_study,
     study_rows,
 )
 from fmnist_lit.readers.results_page import (
     COMPARISONS,
     NEAR,
     measured,
+    read_commands,
     read_published,
     results_page,
     rows_of,
@@ -39,13 +41,14 @@ from fmnist_lit.readers.results_page import (
 )
 from tests.fixtures import ROOT, call
 
-RECORDS = read_records(ROOT / "results")
+RECORDS = read_records(ROOT / "results" / "experiments")
+COMMANDS = read_commands(ROOT / "results" / "studies.yaml")
 CLAIMS = read_claims(ROOT / "results" / "claims.yaml")
 
 
 def made_of(published: dict[str, Any], records: list[dict[str, Any]]) -> str:
     """Return the page of some records and the repository's claims and studies."""
-    return results_page(published, records, CLAIMS, read_studies(ROOT / "results" / "studies"))
+    return results_page(published, records, CLAIMS, read_studies(ROOT / "results" / "studies"), COMMANDS)
 
 
 def test_the_page_in_the_repository_is_that_of_the_records() -> None:
@@ -54,11 +57,9 @@ def test_the_page_in_the_repository_is_that_of_the_records() -> None:
 
 
 def test_every_study_has_a_command_that_composes() -> None:
-    table = (ROOT / "RESULTS.md").read_text().partition("## Studies")[2]
-    lines = dict(re.findall(r"(?m)^\| `(\w+)` \| (.*) \|$", table))
     files = {path.stem for path in (ROOT / "results" / "studies").glob("*.jsonl")}
-    assert lines.keys() == files | {claim.study for claim in CLAIMS if claim.study}
-    for command in re.findall("`([^`]+)`", " ".join(lines.values())):
+    assert COMMANDS.keys() == files | {claim.study for claim in CLAIMS if claim.study}
+    for command in chain(*COMMANDS.values()):
         of_one_run = [word for word in command.split() if "," not in word]
         assert of_any_seed(*of_one_run)
 
@@ -152,7 +153,7 @@ def test_an_ingredient_gets_a_verdict_from_enough_pairs(pairs: list[float], verd
 
 
 def test_no_record_names_a_place_of_a_machine() -> None:
-    for path in (ROOT / "results").glob("*.json"):
+    for path in (ROOT / "results").rglob("*.jsonl"):
         text = path.read_text()
         assert "output_dir" not in text
         assert "images.source" not in text
@@ -273,7 +274,7 @@ def test_ingredients_and_sizes_may_be_runs_of_studies() -> None:
     studies = {"ingredients": study_rows([*plain, *tried]), "isoflop": study_rows([*large, *small])}
     rows = {"champion": {"about": "Ours.", "rows": [{"row": "cpu"}]}}
     elsewhere = record(short, 0, 0.9, 0.5)  # of the same seed; the study has its own
-    lines = results_page(rows, [elsewhere], CLAIMS, studies).splitlines()
+    lines = results_page(rows, [elsewhere], CLAIMS, studies, COMMANDS).splitlines()
     assert "| nothing | 93.00 ± 0.00 | 2 | - | - | - |" in lines
     assert "| `init=identity` | 94.00 ± 0.00 | 2 | +1.00 | +1.00 to +1.00 | too few pairs |" in lines
     place = lines.index("| `model.widths=[33,66]` | 1,000 | 20 | 100.0 | 92.00 ± 0.00 | 2 |")
@@ -299,9 +300,9 @@ def test_a_run_becomes_a_record_and_the_page(experiment: Path, tmp_path: Path) -
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
     answer = call(scripts.record, experiment, "--root", tmp_path)
     assert answer.returncode == 0, answer.stderr
-    (kept,) = (tmp_path / "results").glob("*.json")
-    assert kept.name == "five_models-mlp4-seed0-trainer.max_epochs=3.json"
-    made = json.loads(kept.read_text())
+    (kept,) = (tmp_path / "results").rglob("*.jsonl")
+    assert kept == tmp_path / "results" / "experiments" / "five_models" / "mlp4.jsonl"
+    (made,) = read_lines(kept)
     assert made["overrides"] == ["trainer.max_epochs=3"]
     assert made["test"] == json.loads((experiment / "metrics.json").read_text())["test"]
     assert sum(map(sum, made["confusion"])) == 100, "each test image once"
@@ -338,11 +339,11 @@ def test_runs_of_a_study_are_lines_of_one_file(experiment: Path, tmp_path: Path)
         answer = call(scripts.record, *command)
         assert answer.returncode == 0, answer.stderr
         assert "Kept: 2 runs" in answer.stdout
-        kept = read_study(tmp_path / "results" / "studies" / "epochs.jsonl")
+        kept = read_lines(tmp_path / "results" / "studies" / "epochs.jsonl")
         assert [line["seed"] for line in kept] == [0, 1]
         said = ("trainer.max_epochs=3", "optim=sgd", "model.dropout=0.2")  # as a study's runs are compared
         assert {tuple(line["overrides"]) for line in kept} == {said}
-    assert not list((tmp_path / "results").glob("*.json"))
+    assert not (tmp_path / "results" / "experiments").exists()
     alone = call(scripts.record, sweep / "0", "--root", tmp_path)
     assert alone.returncode == 1
     assert "is no experiment" in alone.stderr
@@ -368,11 +369,11 @@ def test_what_cannot_be_repeated_is_not_kept(fault: str, experiment: Path, tmp_p
 
 
 def test_a_file_that_is_no_record_is_named(tmp_path: Path) -> None:
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "odd.json").write_text("[]")
+    (tmp_path / "results" / "experiments").mkdir(parents=True)
+    (tmp_path / "results" / "experiments" / "odd.jsonl").write_text("[]")
     answer = call(scripts.record, "--root", tmp_path)
     assert answer.returncode == 1
-    assert "odd.json is no record" in answer.stderr
+    assert "odd.jsonl is no record" in answer.stderr
 
 
 def test_no_record_keeps_an_override_that_names_a_place(tmp_path: Path) -> None:

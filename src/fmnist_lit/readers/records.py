@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from re import fullmatch
 from statistics import median
@@ -26,6 +27,7 @@ from fmnist_lit.readers.run_directory import RunDirectory
 from fmnist_lit.sweeps import key_of
 from fmnist_lit.weights import load_checkpoint
 
+Records = list[dict[str, Any]]
 SPLITS = ("train", "val", "test")
 # Overrides that name a run, a place or a machine; any other one changes the experiment.
 PLACES = (
@@ -60,7 +62,7 @@ def one_line(text: str) -> str:
 
 
 class Record(BaseModel):
-    """What RESULTS.md needs of a record. Overrides go into file names and headers of configs: a line each."""
+    """What RESULTS.md needs of a record. Overrides go into headers of configs: a line each."""
 
     model_config = run_files.FACTS
 
@@ -152,25 +154,37 @@ def history_columns(history: DataFrame) -> dict[str, list[float | None]]:
     }
 
 
-def file_name(record: Mapping[str, Any]) -> str:
-    """Return the file name of a record: experiment, seed, and whether the experiment was changed."""
-    changed = "".join(f"-{item}" for item in record["overrides"])
-    return f"{record['experiment']}-seed{record['seed']}{changed}.json".replace("/", "-")
+def file_of(record: Mapping[str, Any], study: str | None) -> Path:
+    """Return the file below ``results/`` whose line a record is: its study's, or its experiment's."""
+    kind, name = ("studies", study) if study else ("experiments", record["experiment"])
+    return Path(kind, f"{name}.jsonl")
 
 
-def read_records(folder: Path, made: dict[Path, Any] | None = None) -> list[dict[str, Any]]:
-    """Read all records of a folder, by experiment and seed.
+def read_files(folder: Path, made: Mapping[Path, Records] | None = None) -> dict[Path, Records]:
+    """Read all records below a folder, by file.
 
     Args:
-        made: records that are not written yet, by their paths; they take the place of older ones.
+        made: what is not written yet; it takes the place of what was there.
 
     Raises:
-        UserError: a file is no record.
+        UserError: a file is damaged.
     """
-    made = made or {}
-    kept = {path: run_files.read_json(path) for path in folder.glob("*.json") if path not in made}
-    records = [as_record(path, content) for path, content in sorted((kept | made).items())]
+    new = {path: records for path, records in (made or {}).items() if path.is_relative_to(folder)}
+    return {
+        path: new[path] if path in new else read_lines(path)
+        for path in sorted({*folder.rglob("*.jsonl"), *new})
+    }
+
+
+def read_records(folder: Path, made: Mapping[Path, Records] | None = None) -> Records:
+    """Read the records of all experiments below a folder as ``read_files`` does, by experiment and seed."""
+    records = chain.from_iterable(read_files(folder, made).values())
     return sorted(records, key=lambda record: (record["experiment"], record["seed"]))
+
+
+def read_studies(folder: Path, made: Mapping[Path, Records] | None = None) -> dict[str, DataFrame]:
+    """Read the records of each study as ``read_files`` does, each a table."""
+    return {path.stem: study_rows(records) for path, records in read_files(folder, made).items()}
 
 
 def as_record(path: Path, content: Any) -> dict[str, Any]:
@@ -186,8 +200,8 @@ def as_record(path: Path, content: Any) -> dict[str, Any]:
     return {run_files.OLD_METRICS.get(key, key): value for key, value in content.items()}
 
 
-def read_study(path: Path) -> list[dict[str, Any]]:
-    """Read the records of a study, one a line.
+def read_lines(path: Path) -> Records:
+    """Read the records of a file, one a line.
 
     Raises:
         UserError: a line is no record.
@@ -199,16 +213,16 @@ def read_study(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path} is damaged: {error}.") from error
 
 
-def read_studies(folder: Path) -> dict[str, DataFrame]:
-    """Read the records of each study as a table."""
-    return {path.stem: study_rows(read_study(path)) for path in sorted(folder.glob("*.jsonl"))}
+def as_lines(records: Records) -> bytes:
+    """Return the content of a file of records."""
+    return "".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode()
 
 
-def with_runs(study: Sequence[dict[str, Any]], made: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a study with further records, which replace those of the same experiment, overrides and seed."""
+def with_runs(known: Records, made: Records) -> Records:
+    """Return records with further ones, which replace those of the same experiment, overrides and seed."""
     records = {
         (record["experiment"], tuple(record["overrides"]), record["seed"]): record
-        for record in (*study, *made)
+        for record in (*known, *made)
     }
     return [records[key] for key in sorted(records)]
 

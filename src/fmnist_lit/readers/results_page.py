@@ -42,6 +42,11 @@ def read_published(path: Path) -> dict[str, Published]:
     return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
+def read_commands(path: Path) -> dict[str, list[str]]:
+    """Read the commands of each study; none where there is no such file."""
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
 class Row(NamedTuple):
     """A row of a report: what was published, our runs of it, and how far they lie apart, in points."""
 
@@ -60,6 +65,7 @@ def results_page(
     records: Records,
     claims: Sequence[Claim],
     studies: dict[str, DataFrame],
+    commands: Mapping[str, Sequence[str]],
 ) -> str:
     """Return RESULTS.md."""
     table = as_rows(records)
@@ -87,6 +93,7 @@ def results_page(
         difference=difference,
         verdict_of=verdict_of,
         minutes=minutes,
+        commands=commands,
     )
 
 
