@@ -104,6 +104,29 @@ def test_the_hard_part_alone_is_trained_on_after_a_while(trained: Any) -> None:
     assert metrics["training_tflop"] / plain["training_tflop"] == pytest.approx(1 + 160 / 3 / (4 * 160))
 
 
+def test_images_are_small_first_and_take_less_computation(trained: Any) -> None:
+    """By hand: a convolution at half the side costs a quarter; the last layer the same."""
+    sides = []
+
+    class Sides(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, index: int) -> None:
+            sides.append(batch[0].shape[2])
+
+    small = ("callbacks=low_resolution_first", "callbacks.low_resolution_first.side=14")
+    common = (*STEM, "data.batch_size=160", "trainer.max_epochs=3")
+    _, metrics = trained(*common, *small, callbacks=[Sides()])
+    _, plain = trained(*common)
+    assert sides == [14, 14, 28]
+    convolutions, last = 3 * 2 * (28**2 * 9 * 18 + 14**2 * 9 * 18 * 4) - 2 * 28**2 * 9 * 18, 3 * 2 * 8 * 10
+    assert plain["training_tflop"] * 1e12 == pytest.approx(480 * (convolutions + last))
+    assert metrics["training_tflop"] * 1e12 == pytest.approx(160 * convolutions * 1.5 + 480 * last)
+
+
+def test_a_model_of_one_size_alone_sees_no_small_images(trained: Any) -> None:
+    with pytest.raises(UsageError, match=r"needs a model that takes images of 20x20 pixels"):
+        trained("model=mlp4", "callbacks=low_resolution_first")
+
+
 def test_what_leaves_no_image_is_refused() -> None:
     with pytest.raises(ValueError, match="leave no image"):
         HardPart(0.5, easiest=0.6, noise=0.4)

@@ -47,6 +47,8 @@ CHOSEN = (
     "+callbacks.flip._target_=fmnist_lit.ingredients.AlternatingFlip",
     "+callbacks.stem._target_=fmnist_lit.ingredients.WhitenedStem",
     *("+callbacks.biases._target_=fmnist_lit.ingredients.FastBiases", "+callbacks.biases.factor=16"),
+    "+callbacks.small._target_=fmnist_lit.ingredients.LowResolutionFirst",
+    *("+callbacks.small.until=0.5", "+callbacks.small.side=14"),
 )
 PRECISE = (
     *("schedule=cosine", "ema_decay=0.9", "augment=shift_flip", "model.hidden=[16]"),

@@ -1,17 +1,21 @@
 """Callbacks that change how a network is trained; what each adds stands in docs/experiments.md."""
 
+import math
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, unfold
+from pydantic import Field
+from torch import Generator, Tensor, nn
+from torch.nn.functional import cross_entropy, interpolate, unfold
 from torch.optim import SGD
 
 from fmnist_lit.constraints import OpenShare, Positive, Share
+from fmnist_lit.data.augment import Change
 from fmnist_lit.data.loader import BatchLoader, epoch_order
 from fmnist_lit.errors import UsageError
+from fmnist_lit.models.compute import training_flop
 from fmnist_lit.optimizers import Muon
 
 
@@ -149,6 +153,53 @@ class AlternatingFlip(EpochArrangement):
         order = epoch_order(len(self.images), batches.augmentation_seed, epoch=-1)  # of no epoch's batches
         chosen = (order % 2 == trainer.current_epoch % 2).to(self.images.device)
         batches.images = torch.where(chosen.view(-1, 1, 1), self.images.flip(2), self.images)
+
+
+class LowResolutionFirst(EpochArrangement):
+    """Trains on smaller images first: what large shapes tell is learnt for less computation.
+
+    Source: Howard et al. 2018 (fast.ai's entry to DAWNBench; "progressive resizing").
+
+    Args:
+        until: share of the epochs that sees small images.
+        side: of them, in pixels.
+    """
+
+    def __init__(self, until: OpenShare, side: Annotated[int, Field(ge=8, le=27)]) -> None:
+        self.until, self.side = until, side
+        self.changes: tuple[Change, ...] | None = None  # of images of full size
+        self.saved = 0.0  # share of an image's computation
+        self.further_images = 0.0  # less than none, for all were counted as large
+
+    def arrange(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Let each batch be made small, until the epoch that ``until`` says."""
+        batches, small = training_batches(trainer), math.ceil(self.until * (trainer.max_epochs or 1))
+        if self.changes is None:
+            self.changes, self.saved = tuple(batches.augmentations), self.share_saved(pl_module)
+        is_small = trainer.current_epoch < small
+        batches.augmentations = (*self.changes, self.shrunk) if is_small else self.changes
+        self.further_images = -self.saved * len(batches.images) * min(trainer.current_epoch + 1, small)
+
+    def share_saved(self, pl_module: L.LightningModule) -> float:
+        """Return the share of a large image's computation that a small one does not take.
+
+        Raises:
+            UsageError: the model takes images of one size alone.
+        """
+        model: Any = pl_module.model
+        try:
+            return 1 - training_flop(model, side=self.side) / training_flop(model)
+        except RuntimeError as error:
+            raise UsageError(
+                f"callbacks: LowResolutionFirst needs a model that takes images of {self.side}x{self.side} "
+                "pixels, too: model=residual, say."
+            ) from error
+
+    def shrunk(self, images: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Map images of (n, 28, 28) to (n, side, side), without aliases."""
+        sides, whole = (self.side, self.side), images.unsqueeze(1).float()
+        small = interpolate(whole, sides, mode="bilinear", align_corners=False, antialias=True)
+        return small.squeeze(1), labels
 
 
 class HardPart(EpochArrangement):
