@@ -127,6 +127,7 @@ def test_all_groups_and_options_are_there() -> None:
             "block_cnn",
             "vgg11",
             "residual",
+            "separable",
         },
         "patch": {"none", "concat", "shared", "embed"},
         "init": {
@@ -287,6 +288,7 @@ FAULTS = {
     "model=block_cnn model.depth=6": ["model.depth=6", "a whole number, 5 at most"],
     "~augment.affine._target_": ["augment.affine._target_", "missing"],
     "model=residual model.widths=[8]": ["widths=[8]", "same length"],
+    "model=separable model.widths=[]": ["widths=[]", "same length"],
     "debug=overfit label_smoothing=0.1": ["debug=overfit", "label_smoothing"],
     "ema_decay=1": ["ema_decay=1", "less than 1"],
     "label_smoothing=-0.1": ["label_smoothing=-0.1", "0 or more"],

@@ -17,6 +17,7 @@ from fmnist_lit.models.lenet import LeNet
 from fmnist_lit.models.mlp import MLP
 from fmnist_lit.models.patching import ConcatPatches, PatchEmbedding, SharedMLP, patchify
 from fmnist_lit.models.residual import Residual
+from fmnist_lit.models.separable import InvertedResidual
 from fmnist_lit.models.speedups import prepare
 from tests.fixtures import ROOT, unpatchify
 
@@ -39,6 +40,22 @@ def convolution(
 ) -> list[tuple[str, tuple[int, ...], int]]:
     shape = (width, side, side)
     return [("Conv2d", shape, parameters), ("BatchNorm2d", shape, 2 * width), (activation, shape, 0)]
+
+
+def widened(inputs: int, width: int, side: int) -> list[tuple[str, tuple[int, ...], int]]:
+    """Return the layers between two stages of the separable network."""
+    return [
+        ("MaxPool2d", (inputs, side, side), 0),
+        *convolution(width, side, inputs * width)[:2],
+    ]
+
+
+def inverted_residual(width: int, side: int) -> list[tuple[str, tuple[int, ...], int]]:
+    return [
+        *convolution(4 * width, side, 4 * width * width, "GELU"),
+        *convolution(4 * width, side, 9 * 4 * width, "GELU"),
+        *convolution(width, side, 4 * width * width)[:2],
+    ]
 
 
 def vgg_stage(widths: list[int], side: int, *parameters: int) -> list[tuple[str, tuple[int, ...], int]]:
@@ -126,6 +143,18 @@ TABLES = {
         ("MaxAndMean", (320,), 0),
         *dense(10, 3_210),
     ],
+    "separable": [
+        *convolution(16, 28, 144, "GELU"),
+        *inverted_residual(16, 28),
+        *widened(16, 32, 14),
+        *inverted_residual(32, 14) * 3,
+        *widened(32, 64, 7),
+        *inverted_residual(64, 7) * 3,
+        *widened(64, 128, 3),
+        *inverted_residual(128, 3),
+        ("MaxAndMean", (256,), 0),
+        *dense(10, 2_570),
+    ],
     "vgg11": [
         *vgg_stage([64], 28, 640),
         *vgg_stage([128], 14, 73_856),
@@ -147,6 +176,7 @@ PARAMETERS = {
     "lenet": 61_706,
     "block_cnn": 1_560_330,
     "residual": 527_078,
+    "separable": 293_274,
     "vgg11": 9_755_274,
 }
 
@@ -258,6 +288,28 @@ def test_computation_is_counted_by_hand() -> None:
     """Two operations a multiply-add; backward for weights and inputs, but for those of the first layer."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(784, 50), nn.ReLU(), nn.Linear(50, 10))
     assert training_flop(model) == 2 * (2 * 784 * 50 + 3 * 50 * 10)
+
+
+def test_computation_of_channels_by_themselves_is_counted_as_such() -> None:
+    each = nn.Conv2d(16, 16, 3, padding=1, groups=16, bias=False)
+    model = nn.Sequential(nn.Conv2d(1, 16, 1, bias=False), each, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert training_flop(model) == 2 * 28 * 28 * (2 * 16 + 3 * 16 * 9)
+    back = nn.ConvTranspose2d(2, 3, 2, stride=2, bias=False)  # each of 28 * 28 places gives 2 * 2 new ones
+    model = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), back, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert training_flop(model) == 2 * 28 * 28 * (2 * 2 + 3 * 2 * 3 * 4)
+
+
+def test_an_inverted_residual_adds_to_its_input() -> None:
+    torch.manual_seed(0)
+    layer, features = InvertedResidual(8, 3, 5, "relu", squeeze=4), torch.rand(4, 8, 7, 7)
+    assert parameter_count(layer) == 2 * 8 * 24 + 24 * 25 + 2 * (24 + 24 + 8) + 2 * 24 * 6 + 6 + 24
+    last = layer.layers[-1][1]
+    with torch.no_grad():
+        last.weight.zero_()
+    torch.testing.assert_close(layer(features), features)
+    with torch.no_grad():
+        last.bias.fill_(1.0)
+    torch.testing.assert_close(layer(features), features + 1)
 
 
 def test_dropout_and_slope_reach_the_layers(composed: Any) -> None:
