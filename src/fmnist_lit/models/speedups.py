@@ -219,7 +219,6 @@ class BatchNorm2d(nn.BatchNorm2d):
         """Whether PyTorch is slow at this, and the faster way can do it."""
         channels = self.num_features
         few = channels < VECTOR or (channels < FEW and channels % LINE and torch.get_num_threads() > 1)
-        if not few or channels == 1 or not self.affine or maps.numel() <= channels:
+        if not few or channels == 1 or not self.affine or not trains_on_cpu(self, maps, self.weight):
             return False
-        able = trains_on_cpu(self, maps, self.weight)
-        return able and maps.is_contiguous(memory_format=torch.channels_last)
+        return maps.numel() > channels and maps.is_contiguous(memory_format=torch.channels_last)
