@@ -24,8 +24,8 @@ def backward_flop(
     """
     transposed, wanted = further[4], further[-1]
     places = images if transposed else output
-    forward: int = 2 * places[0] * math.prod(places[2:]) * math.prod(weight)
-    return forward * (wanted[0] + wanted[1])
+    forward = 2 * places[0] * math.prod(places[2:]) * math.prod(weight)
+    return int(forward * (wanted[0] + wanted[1]))
 
 
 COUNTED = {torch.ops.aten.convolution_backward: backward_flop}
