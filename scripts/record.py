@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fmnist_lit.constraints import folder_name
 from fmnist_lit.errors import UserError, printable
 from fmnist_lit.files import write_whole
 from fmnist_lit.readers.claims import read_claims
@@ -34,11 +35,23 @@ from fmnist_lit.run_files import run_directories
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def file_stem(study: str | None) -> str | None:
+    """Return the name of a study, which a file gets.
+
+    Raises:
+        BadParameter: no file can have it.
+    """
+    try:
+        return study and folder_name(study)
+    except ValueError as error:
+        raise typer.BadParameter(f"it must be {error}") from error
+
+
 @command_line
 def main(
     runs: Annotated[list[Path] | None, typer.Argument(metavar="RUN", help="to keep; or a sweep")] = None,
     study: Annotated[
-        str | None, typer.Option(help="the runs are of: a file of lines for all of them")
+        str | None, typer.Option(callback=file_stem, help="whose runs they are: a file for all of them")
     ] = None,
     data: Data = None,
     root: Annotated[Path, typer.Option(help="where results/ and RESULTS.md are")] = ROOT,

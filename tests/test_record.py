@@ -344,6 +344,9 @@ def test_runs_of_a_study_are_lines_of_one_file(experiment: Path, tmp_path: Path)
         said = ("trainer.max_epochs=3", "optim=sgd", "model.dropout=0.2")  # as a study's runs are compared
         assert {tuple(line["overrides"]) for line in kept} == {said}
     assert not (tmp_path / "results" / "experiments").exists()
+    elsewhere = call(scripts.record, sweep, "--study", "../epochs", "--root", tmp_path)
+    assert elsewhere.returncode == 2
+    assert "'--study': it must be letters" in elsewhere.stderr
     alone = call(scripts.record, sweep / "0", "--root", tmp_path)
     assert alone.returncode == 1
     assert "is no experiment" in alone.stderr
