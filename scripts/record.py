@@ -3,7 +3,7 @@
 import fmnist_lit.program  # noqa: F401 (first: see there)
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -15,6 +15,7 @@ from fmnist_lit.readers.command import Data, command_line
 from fmnist_lit.readers.loss_curve import loss_plot, losses
 from fmnist_lit.readers.overview import lines_of, overview_plot, with_table
 from fmnist_lit.readers.records import (
+    Records,
     as_lines,
     file_of,
     make_record,
@@ -60,7 +61,7 @@ def main(
     folder = root / "results"
     paths = [path for run in runs or () for path in directories_of(run)]
     finished = [path for path in paths if len(paths) == 1 or (path / "metrics.json").exists()]
-    kept: dict[Path, list[Any]] = {}
+    kept: dict[Path, Records] = {}
     for path in finished:
         record = make_record(path, data, study is not None)
         kept.setdefault(folder / file_of(record, study), []).append(record)

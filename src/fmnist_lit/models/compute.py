@@ -1,4 +1,4 @@
-"""How much computation a training takes, as PyTorch's own counter sees it."""
+"""How much computation a training takes, by PyTorch's own counter, grouped convolutions put right."""
 
 import copy
 import math
@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 def backward_flop(
     output: Sequence[int], images: Sequence[int], weight: Sequence[int], *further: Any, **kwargs: Any
 ) -> int:
-    """Count those of a convolution's backward pass: each gradient takes as many as the forward pass.
+    """Count the operations of a convolution's backward pass: each gradient takes as many as the forward pass.
 
     PyTorch's counter (as of 2.15) takes a grouped convolution's for a full one's.
 

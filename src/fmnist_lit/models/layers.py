@@ -36,11 +36,16 @@ def hidden_layers(
 
 
 def convolution(
-    inputs: int, outputs: int, activation: Activation = "relu", bias: bool = True
+    inputs: int,
+    outputs: int,
+    activation: Activation | None = "relu",
+    bias: bool = True,
+    kernel: int = 3,
+    groups: int = 1,
 ) -> nn.Sequential:
-    """Return a 3x3 convolution that keeps the size, with BatchNorm and an activation."""
+    """Return a convolution that keeps the size, with BatchNorm and, but for None, an activation."""
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias),
+        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=bias),
         nn.BatchNorm2d(outputs),
-        activation_layer(activation),
+        *([] if activation is None else [activation_layer(activation)]),
     )

@@ -51,7 +51,29 @@ class MaxAndMean(nn.Module):
         return torch.cat([features.amax((2, 3)), features.mean((2, 3))], 1)
 
 
-class ResidualCNN(nn.Module):
+class PooledCNN(nn.Module):
+    """Layers of feature maps, their largest values and means, and one Linear layer.
+
+    Args:
+        layers: map images of (n, 1, 28, 28) to (n, channels, h, w).
+        channels: of the last one.
+        classes: outputs.
+        logit_scale: what they are multiplied by; less than 1 lets the last layer learn faster.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module], channels: int, classes: int, logit_scale: float) -> None:
+        super().__init__()
+        self.features = nn.Sequential(*layers, MaxAndMean())
+        self.output = nn.Linear(2 * channels, classes)
+        self.logit_scale = logit_scale
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images of (n, 1, 28, 28) to logits of (n, classes)."""
+        logits: Tensor = self.output(self.features(images)) * self.logit_scale
+        return logits
+
+
+class ResidualCNN(PooledCNN):
     """A stem at 28x28, then stages at 14, 7 and 3 pixels: pool, widen, refine.
 
     Pooling comes first in a stage, because a convolution at half the side costs a quarter.
@@ -61,8 +83,8 @@ class ResidualCNN(nn.Module):
         widths: channels of each stage, at most four.
         blocks: residual blocks of each stage.
         activation: "relu", "leaky_relu" or "gelu".
-        classes: outputs.
-        logit_scale: what they are multiplied by; less than 1 lets the last layer learn faster.
+        classes: as ``PooledCNN`` takes it.
+        logit_scale: likewise.
         squeeze: of each residual block, as ``Residual`` takes it.
     """
 
@@ -78,7 +100,6 @@ class ResidualCNN(nn.Module):
     ) -> None:
         if len(widths) != len(blocks) or len(widths) > 4:  # 28, 14, 7, 3, 1: four poolings at most
             raise ValueError(f"widths={widths} and blocks={blocks} must be of the same length, 4 at most.")
-        super().__init__()
         layers: list[nn.Module] = [convolution(1, stem, activation, bias=False)]
         channels = stem
         for width, count in zip(widths, blocks, strict=True):
@@ -88,11 +109,4 @@ class ResidualCNN(nn.Module):
                 *(Residual(width, activation, squeeze) for _ in range(count)),
             ]
             channels = width
-        self.features = nn.Sequential(*layers, MaxAndMean())
-        self.output = nn.Linear(2 * channels, classes)
-        self.logit_scale = logit_scale
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images of (n, 1, 28, 28) to logits of (n, classes)."""
-        logits: Tensor = self.output(self.features(images)) * self.logit_scale
-        return logits
+        super().__init__(layers, channels, classes, logit_scale)

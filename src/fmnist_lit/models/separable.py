@@ -6,15 +6,10 @@ from typing import Literal
 from torch import Tensor, nn
 
 from fmnist_lit.constraints import Count, Natural, Positive
-from fmnist_lit.models.layers import Activation, activation_layer
-from fmnist_lit.models.residual import MaxAndMean, SqueezeExcitation
+from fmnist_lit.models.layers import Activation, convolution
+from fmnist_lit.models.residual import PooledCNN, SqueezeExcitation
 
 Kernel = Literal[3, 5, 7]
-
-
-def normalized(layer: nn.Conv2d, *further: nn.Module) -> nn.Sequential:
-    """Return a convolution with BatchNorm and whatever comes behind it."""
-    return nn.Sequential(layer, nn.BatchNorm2d(layer.out_channels), *further)
 
 
 class InvertedResidual(nn.Module):
@@ -33,12 +28,11 @@ class InvertedResidual(nn.Module):
     ) -> None:
         super().__init__()
         inner = width * expansion
-        filters = nn.Conv2d(inner, inner, kernel, padding=kernel // 2, groups=inner, bias=False)
         self.layers = nn.Sequential(
-            normalized(nn.Conv2d(width, inner, 1, bias=False), activation_layer(activation)),
-            normalized(filters, activation_layer(activation)),
+            convolution(width, inner, activation, bias=False, kernel=1),
+            convolution(inner, inner, activation, bias=False, kernel=kernel, groups=inner),
             *([] if squeeze is None else [SqueezeExcitation(inner, max(1, inner // squeeze))]),
-            normalized(nn.Conv2d(inner, width, 1, bias=False)),
+            convolution(inner, width, None, bias=False, kernel=1),
         )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -47,7 +41,7 @@ class InvertedResidual(nn.Module):
         return added
 
 
-class SeparableCNN(nn.Module):
+class SeparableCNN(PooledCNN):
     """Stages at 28, 14, 7 and 3 pixels of inverted residuals; between them pool and widen.
 
     Args:
@@ -56,8 +50,8 @@ class SeparableCNN(nn.Module):
         expansion: of each, as ``InvertedResidual`` takes it.
         kernel: of each.
         activation: "relu", "leaky_relu" or "gelu".
-        classes: outputs.
-        logit_scale: what they are multiplied by; less than 1 lets the last layer learn faster.
+        classes: as ``PooledCNN`` takes it.
+        logit_scale: likewise.
         squeeze: of each block, as ``InvertedResidual`` takes it.
     """
 
@@ -74,20 +68,11 @@ class SeparableCNN(nn.Module):
     ) -> None:
         if len(widths) != len(blocks) or not 1 <= len(widths) <= 5:  # 28, 14, 7, 3, 1
             raise ValueError(f"widths={widths} and blocks={blocks} must be of the same length, 1 to 5.")
-        super().__init__()
-        stem = nn.Conv2d(1, widths[0], 3, padding=1, bias=False)
-        layers: list[nn.Module] = [normalized(stem, activation_layer(activation))]
+        layers: list[nn.Module] = [convolution(1, widths[0], activation, bias=False)]
         channels = widths[0]
         for stage, (width, count) in enumerate(zip(widths, blocks, strict=True)):
             if stage:
-                layers += [nn.MaxPool2d(2), normalized(nn.Conv2d(channels, width, 1, bias=False))]
+                layers += [nn.MaxPool2d(2), convolution(channels, width, None, bias=False, kernel=1)]
             layers += [InvertedResidual(width, expansion, kernel, activation, squeeze) for _ in range(count)]
             channels = width
-        self.features = nn.Sequential(*layers, MaxAndMean())
-        self.output = nn.Linear(2 * channels, classes)
-        self.logit_scale = logit_scale
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images of (n, 1, 28, 28) to logits of (n, classes)."""
-        logits: Tensor = self.output(self.features(images)) * self.logit_scale
-        return logits
+        super().__init__(layers, channels, classes, logit_scale)

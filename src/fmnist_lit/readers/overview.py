@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 
 from fmnist_lit.errors import UserError
 from fmnist_lit.plots import styled
-from fmnist_lit.readers.records import as_rows
-from fmnist_lit.readers.results_page import Published, Records, minutes, percent, rows_of
+from fmnist_lit.readers.records import Records, as_rows
+from fmnist_lit.readers.results_page import Published, minutes, percent, rows_of
 from fmnist_lit.readers.spread import spread
 from fmnist_lit.readers.text import render
 

@@ -16,7 +16,7 @@ from fmnist_lit.plots import BLUE, ORANGE, styled
 from fmnist_lit.readers.claims import Claim, answer, claims_table
 from fmnist_lit.readers.grid_table import grid_table
 from fmnist_lit.readers.loss_curve import loss_table, losses
-from fmnist_lit.readers.records import as_rows
+from fmnist_lit.readers.records import Records, as_rows
 from fmnist_lit.readers.spread import spread
 from fmnist_lit.readers.text import filled, markdown, render
 
@@ -33,7 +33,6 @@ COMPARISONS = (
     ("MLP4: patches (four quarters, shared) against none", "five_models/mlp4_patched", "five_models/mlp4"),
 )
 
-Records = Sequence[Mapping[str, Any]]
 Published = dict[str, Any]  # of a report: "about" it, and its "rows"
 
 
