@@ -18,7 +18,7 @@ from fmnist_lit.readers import command
 from fmnist_lit.resume import named_run
 from tests.fixtures import ROOT, SMALL, answer_in_process, call
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "RESULTS.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {page: page.read_text() for page in PAGES}
 # What stands for a folder or file of the reader's own.
 OWN = re.compile(r"\.\.\.|[A-Z]{3,}")
@@ -103,9 +103,17 @@ def test_links_and_files_exist(page: Path) -> None:
             assert (page.parent / path).exists(), link
             assert f"\n## {heading}\n" in (page.parent / path).read_text() if heading else True, link
     roots = (ROOT, ROOT / "src" / "fmnist_lit", ROOT / "docs")
-    for name in re.findall(r"`([\w./*-]+\.(?:py|yaml|md|txt|toml|lock))`", text):
+    for name in re.findall(r"`([\w./*-]+\.(?:py|yaml|md|txt|toml|lock|jsonl?))`", text):
         if "/" in name and not OWN.search(name) and "tiny" not in name:
             assert any(list(root.glob(name)) for root in roots), name
+
+
+def test_what_the_log_names_is_kept() -> None:
+    rows = re.findall(r"^\|.*", TEXTS[ROOT / "docs" / "experiments.md"], re.M)
+    for row in rows:
+        for name in re.findall(r"`([\w*/]+)`", row.rpartition(" | ")[2]):
+            kept = name if name.startswith("studies/") else f"experiments/**/{name}"
+            assert list((ROOT / "results").glob(f"{kept}.jsonl")), name
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/from-python.md"])
