@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 
-from fmnist_lit.constraints import folder_name
 from fmnist_lit.errors import UserError, printable
 from fmnist_lit.files import write_whole
 from fmnist_lit.readers.claims import read_claims
-from fmnist_lit.readers.command import Data, command_line
+from fmnist_lit.readers.command import Data, command_line, study_name
 from fmnist_lit.readers.loss_curve import loss_plot, losses
 from fmnist_lit.readers.overview import lines_of, overview_plot, with_table
 from fmnist_lit.readers.records import (
@@ -36,28 +35,15 @@ from fmnist_lit.run_files import run_directories
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def file_stem(study: str | None) -> str | None:
-    """Return the name of a study, which a file gets.
-
-    Raises:
-        BadParameter: no file can have it.
-    """
-    try:
-        return study and folder_name(study)
-    except ValueError as error:
-        raise typer.BadParameter(f"it must be {error}") from error
-
-
 @command_line
 def main(
     runs: Annotated[list[Path] | None, typer.Argument(metavar="RUN", help="to keep; or a sweep")] = None,
-    study: Annotated[
-        str | None, typer.Option(callback=file_stem, help="whose runs they are: a file for all of them")
-    ] = None,
+    study: Annotated[str | None, typer.Option(help="whose runs they are: a file for all of them")] = None,
     data: Data = None,
     root: Annotated[Path, typer.Option(help="where results/ and RESULTS.md are")] = ROOT,
 ) -> None:
     """Write records, then what is made of them: RESULTS.md, its plot, a line of each experiment."""
+    study = None if study is None else study_name(study)
     folder = root / "results"
     paths = [path for run in runs or () for path in directories_of(run)]
     finished = [path for path in paths if len(paths) == 1 or (path / "metrics.json").exists()]

@@ -33,6 +33,9 @@ INCIDENTAL = (
     "data.images.source",
     "data.eval_batch_size",
     "trainer.accelerator",
+    "trainer.enable_model_summary",
+    "trainer.enable_progress_bar",
+    "trainer.profiler",
     "callbacks.resume.every_s",
 )
 # What a resume may change: it trains longer, on other devices, with other settings of speed.

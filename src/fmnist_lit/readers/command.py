@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from fmnist_lit.constraints import folder_name
 from fmnist_lit.errors import UsageError, exit_status
 from fmnist_lit.run_files import run_directories
 from fmnist_lit.threads import free_threads
@@ -24,6 +25,18 @@ def named_folder(text: str) -> Path:
     if not text:
         raise typer.BadParameter("a folder's name is not empty")
     return Path(os.path.expanduser(text)).absolute()
+
+
+def study_name(text: str) -> str:
+    """Return the name of a study: files and folders get it.
+
+    Raises:
+        UsageError: none can have it.
+    """
+    try:
+        return folder_name(text)
+    except ValueError as error:
+        raise UsageError(f"--study {text!r}: it must be {error}; files and folders get it.") from error
 
 
 def with_runs_below(paths: list[Path]) -> list[Path]:

@@ -30,10 +30,7 @@ from fmnist_lit.weights import load_checkpoint
 Records = list[dict[str, Any]]
 SPLITS = ("train", "val", "test")
 # Overrides that name a run, a place or a machine; any other one changes the experiment.
-PLACES = (
-    *("experiment", "sweep", "name", "seed", "threads", "trainer", "logger", "output_dir"),
-    *("data.images.source", "data.images.folder"),
-)
+PLACES = ("experiment", "sweep", "seed", "trainer", "logger", *INCIDENTAL)
 # What a record keeps of metrics.json, and of history.csv.
 KEPT = (
     *(*SPLITS, "epochs", "seconds", "images_per_second", "parameters", "device", "versions", "commit"),
