@@ -4,16 +4,14 @@ import fmnist_lit.program  # noqa: F401 (first: see there)
 
 import logging
 import sys
-import warnings
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fmnist_lit.config import CONF
-from fmnist_lit.constraints import folder_name
 from fmnist_lit.errors import UsageError
-from fmnist_lit.readers.command import command_line
+from fmnist_lit.readers.command import command_line, study_name
 from fmnist_lit.summary import rendered
 
 EXPERIMENTS = CONF / "experiment"
@@ -26,37 +24,27 @@ def main(
     trials: Annotated[int, typer.Option(min=1, help="of the whole study")] = 20,
     study: Annotated[str | None, typer.Option(help="its name, if not that of the file")] = None,
     output_dir: Path = Path("outputs"),
-    storage: Annotated[str | None, typer.Option(help="a database, for workers on several machines")] = None,
-    seed: Annotated[int | None, typer.Option(help="of the sampler; the same for all workers")] = None,
 ) -> None:
     """Search configs for the best validation accuracy; print the best trials, write an experiment.
 
-    The same command, started again or several times at once, goes on with the same study. The experiment
-    trains at full length, with the usual logger.
+    The same command, started again or several times at once, on machines that share the folder too, goes on
+    with the same study. The experiment trains at full length, with the usual logger.
     """
-    name = space.stem if study is None else study
-    try:
-        folder_name(name)
-    except ValueError as error:
-        raise UsageError(
-            f"--study {name!r}: it must be {error}; a folder and an experiment get it."
-        ) from error
+    name = study_name(space.stem if study is None else study)
     try:
         import optuna
     except ModuleNotFoundError as error:
         raise UsageError("Optuna is missing: pip install -e .[sweep]") from error
-    from fmnist_lit.search import optimize, write_experiment
-    from fmnist_lit.search_space import read_search
+    from fmnist_lit.search import optimize, read_search, write_experiment
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # what ends a trial is ours to tell
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # heartbeats
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("fmnist_lit.search").setLevel(logging.INFO)
     search = read_search(space, overrides or ())
     folder = output_dir.expanduser() / "tune" / name
     path = EXPERIMENTS / "tuned" / f"{name}.yaml"
     folder.mkdir(parents=True, exist_ok=True)
-    found = optimize(search, folder, name, storage or folder / "study.db", trials, seed, path)
+    found = optimize(search, folder, name, trials, path)
     complete = [trial for trial in found.trials if trial.state == optuna.trial.TrialState.COMPLETE]
     if not complete:
         raise UsageError(f"{name}: no trial ended with a figure.")

@@ -3,8 +3,7 @@
 import io
 import textwrap
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +24,7 @@ SAMPLES = 24
 SEEN = 500  # images that a network saw
 FIRST = (5, 10)  # rows and columns of images, as report grid_search shows them
 STYLES: dict[str, Any] = {"train": "-", "val": "--", "test": ":"}
-
-
-def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Let a function draw in the project's style."""
-
-    @wraps(draw)
-    def drawn(*args: Any, **kwargs: Any) -> Figure:
-        with rc_context(fname=STYLE):
-            return draw(*args, **kwargs)
-
-    return drawn
+styled = rc_context(fname=STYLE)  # lets a function draw in the project's style
 
 
 def literal(name: str, width: int = 150) -> str:

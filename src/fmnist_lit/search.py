@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import os
-import sqlite3
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,36 +17,35 @@ from hydra.errors import HydraException
 from lightning.pytorch.callbacks import LambdaCallback
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from sqlalchemy.exc import SQLAlchemyError
+from pydantic import BaseModel
+from yaml import YAMLError
 
 from fmnist_lit import app  # registers the resolvers that conf/ uses
+from fmnist_lit.build import RULES, checked
 from fmnist_lit.check import check
 from fmnist_lit.checkpoints import digest
-from fmnist_lit.config import (
-    CONF,
-    INCIDENTAL,
-    decisive,
-    differences,
-    has_validation,
-    leaves,
-    origin,
-    resolved,
-)
+from fmnist_lit.config import CONF, INCIDENTAL, decisive, has_validation, leaves, origin, resolved
 from fmnist_lit.distributed import world_size
-from fmnist_lit.errors import Diverged, UsageError
+from fmnist_lit.errors import Diverged, UsageError, choices
 from fmnist_lit.files import locked, write_json, write_whole
-from fmnist_lit.interrupt import Interrupted
-from fmnist_lit.overrides import as_meant, value_of
+from fmnist_lit.overrides import as_meant, as_override, value_of
 from fmnist_lit.run import run
-from fmnist_lit.search_space import Search, overrides_of, suggest
-from fmnist_lit.sweeps import key_of
+from fmnist_lit.sweeps import begin, key_of
 
 log = logging.getLogger(__name__)
 
-COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
-
-
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+RULE = "{low, high} are numbers, with log or step if you like; or {choices: [...]}"
+WRITTEN = "experiment"  # what a study keeps of itself: the digest of what it wrote
 # What trials have to be short, quiet and beside one another: the experiment trains at full length, as usual.
 OF_TRIALS_ALONE = (
     *(key for key in INCIDENTAL if not key.startswith("data.images.")),
@@ -57,7 +55,80 @@ OF_TRIALS_ALONE = (
     *("trainer.max_time", "trainer.overfit_batches", "trainer.fast_dev_run", "trainer.num_sanity_val_steps"),
     *(f"trainer.limit_{split}_batches" for split in ("train", "val", "test", "predict")),
 )
-BEGUN, WRITTEN = "begun_with", "experiment"  # what a study keeps of itself
+
+
+class Search(BaseModel):
+    """What is searched.
+
+    Args:
+        overrides: of every trial.
+        start: values of the first trial.
+        space: what each key may be, as Optuna's distributions take it.
+    """
+
+    model_config = RULES
+
+    overrides: list[str] = []
+    start: dict[str, Any] = {}
+    space: dict[str, Any] = {}
+
+
+def read_search(path: Path, further: Sequence[str] = ()) -> Search:
+    """Read a search space.
+
+    Args:
+        further: overrides of the command line, after those of the file.
+
+    Raises:
+        UsageError: the file is missing or says what cannot be; the message names the key.
+    """
+    if not path.is_file():
+        known = [str(file.relative_to(CONF.parent)) for file in (CONF / "search").glob("*.yaml")]
+        raise UsageError(f"{path}: no such file. {choices(str(path), known)}")
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path))
+    except YAMLError as error:
+        raise UsageError(f"{path}: no YAML: {' '.join(str(error).split())}") from error
+    given = content if isinstance(content, dict) else {}
+    search = Search(**checked(Search, {str(key): value for key, value in given.items()}, f"{path}: "))
+    if not search.space:
+        raise UsageError(f"{path}: it has no space to search: of each key {RULE}.")
+    search.overrides += further
+    for override in search.overrides:
+        check_override(override)
+    for key in search.start.keys() - search.space.keys():
+        raise UsageError(f"{path}: start: {key} is not in the space. {choices(key, search.space)}")
+    search.overrides = list(as_meant(search.overrides))
+    return search
+
+
+def check_override(override: str) -> None:
+    """Check what every trial has: it must fit into the experiment that comes out."""
+    key, equals, _ = override.partition("=")
+    if not equals or not key[:1].isalpha() or key.partition("/")[0] in ("experiment", "sweep", "resume"):
+        raise UsageError(f"{override}: a search takes key=value, of any key but experiment and sweep.")
+    if key.startswith("hydra") or "@" in key or key in ("name", "output_dir"):
+        raise UsageError(f"{override}: a trial is named and placed by its study: --study, --output-dir.")
+
+
+def distribution(key: str, kind: Any) -> BaseDistribution:
+    """Return what a key's values are drawn from.
+
+    Raises:
+        UsageError: Optuna has no such distribution.
+    """
+    given = kind if isinstance(kind, dict) else {}
+    whole = all(type(given.get(end)) is int for end in ("low", "high"))
+    make = CategoricalDistribution if "choices" in given else IntDistribution if whole else FloatDistribution
+    try:
+        return make(**given)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"space: {key}: {RULE}. Here {error}") from error
+
+
+def overrides_of(values: Mapping[str, Any]) -> list[str]:
+    """Return chosen values as the command line says them."""
+    return [as_override(key, value) for key, value in values.items()]
 
 
 def compose_config(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str], str]:
@@ -93,22 +164,20 @@ def report(trial: optuna.Trial, trainer: L.Trainer, module: L.LightningModule) -
         raise optuna.TrialPruned(f"hopeless after epoch {epoch}")
 
 
-def train(search: Search, folder: Path, seed: int | None, trial: optuna.Trial) -> float:
-    """Train what a trial chooses, and return the validation accuracy."""
-    # Others' running trials count as poor. Each trial draws anew, so that workers may share a seed.
-    number = None if seed is None else seed + trial.number
-    trial.study.sampler = optuna.samplers.TPESampler(seed=number, constant_liar=True)
-    chosen = overrides_of(suggest(trial, search.space))
+def train(search: Search, folder: Path, trial: optuna.Trial) -> float:
+    """Train what a trial chose, and return the validation accuracy.
+
+    Raises:
+        TrialPruned: it was hopeless, or diverged: a rate at which training does is no better.
+    """
+    chosen = overrides_of(trial.params)
     config, groups, command = compose_config([*search.overrides, *chosen])
     directory = folder / str(trial.number)
     directory.mkdir(parents=True)
     try:
         each_epoch = LambdaCallback(on_train_epoch_end=partial(report, trial))
         metrics = run(config, directory, groups, command, callbacks=[each_epoch])
-    except Interrupted:
-        trial.study.tell(trial, state=TrialState.FAIL)  # else it would count as going on
-        raise
-    except (Diverged, optuna.TrialPruned) as error:  # a rate at which training diverges is no better
+    except (Diverged, optuna.TrialPruned) as error:
         write_json(directory / "failure.json", {"reason": str(error)})
         log.info("trial %d: %s: %s", trial.number, " ".join(chosen), error)
         raise optuna.TrialPruned(str(error)) from error
@@ -117,16 +186,12 @@ def train(search: Search, folder: Path, seed: int | None, trial: optuna.Trial) -
     return accuracy
 
 
-def optimize(
-    search: Search, folder: Path, name: str, storage: str | Path, trials: int, seed: int | None, result: Path
-) -> optuna.Study:
-    """Run trials until the study has so many, all workers together.
+def optimize(search: Search, folder: Path, name: str, trials: int, result: Path) -> optuna.Study:
+    """Run trials until the study has so many that ended well, all workers together.
 
     Args:
-        folder: of the run directories, one for each trial.
-        storage: an address that Optuna knows, or a file.
+        folder: of the study and of the run directories, one for each trial.
         trials: of the whole study, those pruned included.
-        seed: of the sampler.
         result: the experiment that will be written.
 
     Raises:
@@ -135,46 +200,33 @@ def optimize(
         UserError: a trial failed, and others would.
         Interrupted: a signal came.
     """
+    space = {key: distribution(key, kind) for key, kind in search.space.items()}
     config, _, _ = compose_config([*search.overrides, *overrides_of(search.start)])
     overrides = [item for item in search.overrides if key_of(item) not in INCIDENTAL]
-    asked = dict(leaves(search._replace(overrides=overrides)._asdict())) | {"seed": seed}
+    asked = dict(leaves(search.model_dump(exclude={"overrides"})))
     with locked(folder / "study.lock", f"Waiting for another worker of {name} ..."):
+        begin(folder / "study.json", f"the study {name}", overrides, asked | decisive(config))
         study = optuna.create_study(
-            storage=opened(storage),
+            storage=JournalStorage(JournalFileBackend(str(folder.absolute() / "study.log"))),
+            sampler=optuna.samplers.TPESampler(constant_liar=True),  # others' running trials count as poor
             pruner=optuna.pruners.MedianPruner(n_startup_trials=5),
             study_name=name,
             direction="maximize",
             load_if_exists=True,
         )
-        begin(study, {"search": asked, "config": decisive(config)})
         require_free(study, folder, result)
         if search.start and not study.trials:
-            study.enqueue_trial(search.start, skip_if_exists=True)
-    while begun(study) < trials:
-        study.optimize(partial(train, search, folder, seed), n_trials=1)
+            study.enqueue_trial(search.start)
+    while len(study.get_trials(deepcopy=False, states=ENDED)) < trials:
+        trial = study.ask(space)
+        try:
+            study.tell(trial, train(search, folder, trial))
+        except optuna.TrialPruned:
+            study.tell(trial, state=TrialState.PRUNED)
+        except BaseException:
+            study.tell(trial, state=TrialState.FAIL)  # else it would count as going on
+            raise
     return study
-
-
-def begin(study: optuna.Study, now: Mapping[str, Any]) -> None:
-    """Keep what a study is begun with, or hold it against that.
-
-    Raises:
-        UsageError: it was begun with something else.
-    """
-    now = json.loads(json.dumps(now))  # as the database has it
-    before = study.user_attrs.get(BEGUN)
-    if before is None and not study.trials:
-        study.set_user_attr(BEGUN, now)
-        return
-    if before is None:
-        said = ["it does not say what"]
-    else:
-        said = differences(before["search"], now["search"]) or differences(before["config"], now["config"])
-    if said:
-        raise UsageError(
-            f"a study {study.study_name} was begun with something else: {'; '.join(said)}. "
-            "Another one needs another name: --study NAME."
-        )
 
 
 def require_free(study: optuna.Study, folder: Path, result: Path) -> None:
@@ -206,30 +258,6 @@ def write_experiment(study: optuna.Study, search: Search, path: Path) -> None:
     content = experiment(search, study.best_params, header).encode()
     study.set_user_attr(WRITTEN, hashlib.sha256(content).hexdigest())
     write_whole(path, content)
-
-
-def opened(storage: str | Path) -> optuna.storages.RDBStorage:
-    """Open a database; a worker that is not heard of for two minutes is taken for dead.
-
-    Raises:
-        UsageError: it cannot be opened.
-    """
-    address, settings = storage, {}
-    if isinstance(storage, Path):  # in an address ? # and % would mean something
-        address = "sqlite:///study.db"
-        settings["creator"] = partial(sqlite3.connect, storage.absolute(), check_same_thread=False)
-    try:
-        return optuna.storages.RDBStorage(
-            str(address), engine_kwargs=settings, heartbeat_interval=30, grace_period=120
-        )
-    except (SQLAlchemyError, ImportError, ValueError) as error:
-        raise UsageError(f"{storage}: {' '.join(str(error).split())}") from error
-
-
-def begun(study: optuna.Study) -> int:
-    """Count the trials that have ended or go on; those of a worker that was killed do not count."""
-    optuna.storages.fail_stale_trials(study)
-    return len(study.get_trials(deepcopy=False, states=COUNTED))
 
 
 def experiment(search: Search, best: Mapping[str, Any], header: str) -> str:

@@ -1,5 +1,6 @@
 """Sweeps: one folder for all jobs; started again with a name, they do what is missing; cores are shared."""
 
+import json
 import logging
 import math
 import time
@@ -10,9 +11,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
-from pydantic import BaseModel, ValidationError
 
-from fmnist_lit.build import RULES
 from fmnist_lit.config import INCIDENTAL, check_whole, decisive, differences, read_config
 from fmnist_lit.errors import Occupied, UsageError, UserError
 from fmnist_lit.files import LOCK, is_locked, write_json
@@ -67,25 +66,6 @@ def count_jobs(overrides: Sequence[Override]) -> int:
     return math.prod(len(list(one.sweep_iterator())) for one in overrides if one.value_type in listed)
 
 
-class SweepRecord(BaseModel):
-    """What a sweep was started with: its overrides, and the config without what is swept."""
-
-    model_config = RULES
-
-    overrides: list[str]
-    config: dict[str, Any]
-
-    def changes(self, now: "SweepRecord") -> list[str]:
-        """Say in what another start differs."""
-        gone = [f"{item} was there" for item in self.overrides if item not in now.overrides]
-        new = [f"{item} is new" for item in now.overrides if item not in self.overrides]
-        if gone or new:
-            return gone + new
-        if self.overrides != now.overrides:  # jobs are numbered by it
-            return [f"the order was {' '.join(self.overrides)}"]
-        return differences(self.config, now.config)
-
-
 def begin_sweep(directory: Path, name: str, overrides: Sequence[str], config: Mapping[str, Any]) -> None:
     """Start a named sweep, or go on with it.
 
@@ -94,29 +74,46 @@ def begin_sweep(directory: Path, name: str, overrides: Sequence[str], config: Ma
         config: composed without what is swept.
 
     Raises:
-        UsageError: another sweep has that name; the message says what differs.
-        UserError: the file that says it is damaged.
+        UsageError, UserError: as ``begin`` does.
     """
     swept = [item for item in overrides if not item.startswith("hydra") and key_of(item) not in INCIDENTAL]
-    now = SweepRecord(overrides=swept, config=decisive(config))
-    file = directory / SWEEP_FILE
+    if begin(directory / SWEEP_FILE, f"the sweep name={name}", swept, decisive(config)):
+        wait_for_jobs(directory)
+
+
+def begin(file: Path, what: str, overrides: Sequence[str], config: Mapping[str, Any]) -> bool:
+    """Keep what a sweep or a study is begun with, or hold it against that; return whether it goes on.
+
+    Args:
+        what: is begun, for the message.
+        overrides: jobs are numbered by their order.
+        config: flat.
+
+    Raises:
+        UsageError: it was begun with something else; the message says what differs.
+        UserError: the file that says it is damaged.
+    """
+    numbered = {f"override {number}": item for number, item in enumerate(overrides, 1)}
+    now = json.loads(json.dumps({**numbered, **config}))  # as the file has it
     if not file.exists():
-        directory.mkdir(parents=True, exist_ok=True)
-        write_json(file, now.model_dump())
-        return
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, now)
+        return False
     try:
-        changes = SweepRecord.model_validate_json(file.read_bytes()).changes(now)
-    except ValidationError as error:
+        before = json.loads(file.read_bytes())
+        if not isinstance(before, dict) or not before:
+            raise ValueError("it holds no config")
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{file} is damaged. If the command is the same as before, delete the file and go on: "
             "each job is held against its own config."
         ) from error
-    if changes:
+    if said := differences(before, now):
         raise UsageError(
-            f"name={name}: a sweep of that name ran with another command: {'; '.join(changes)}. "
+            f"{what} was begun with another command: {'; '.join(said)}. "
             "Choose another name, or say what it said."
         )
-    wait_for_jobs(directory)
+    return True
 
 
 def wait_for_jobs(sweep: Path) -> None:
