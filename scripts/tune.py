@@ -43,7 +43,6 @@ def main(
     search = read_search(space, overrides or ())
     folder = output_dir.expanduser() / "tune" / name
     path = EXPERIMENTS / "tuned" / f"{name}.yaml"
-    folder.mkdir(parents=True, exist_ok=True)
     found = optimize(search, folder, name, trials, path)
     complete = [trial for trial in found.trials if trial.state == optuna.trial.TrialState.COMPLETE]
     if not complete:

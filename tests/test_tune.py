@@ -96,6 +96,7 @@ def test_an_experiment_names_groups_before_keys(space: Path) -> None:
 FAULTS = {
     "space: {}": "no space",
     "[space]": "no space",
+    "{overrides: null, start: null, space: null}": "no space",
     "colour: 1": "colour: no such key. Choices: overrides, space, start",
     "space: {optim.lr: 3}": "optim.lr: {low, high}",
     "space: {optim.lr: {low: 2, high: 1}}": "`low <= high`",
@@ -124,6 +125,7 @@ def test_a_space_that_cannot_be_searched_says_why(text: str, tmp_path: Path) -> 
     assert answer.returncode == 2
     assert FAULTS[text] in answer.stderr
     assert len(answer.stderr.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["space.yaml"]
 
 
 @pytest.mark.parametrize(

@@ -39,12 +39,12 @@ from fmnist_lit.errors import Diverged, UsageError, choices
 from fmnist_lit.files import locked, write_json, write_whole
 from fmnist_lit.overrides import as_meant, as_override, value_of
 from fmnist_lit.run import run
-from fmnist_lit.sweeps import begin, key_of
+from fmnist_lit.sweeps import begin_or_go_on, key_of
 
 log = logging.getLogger(__name__)
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
-RULE = "{low, high} are numbers, with log or step if you like; or {choices: [...]}"
+SPACE_SYNTAX = "{low, high} are numbers, with log or step if you like; or {choices: [...]}"
 WRITTEN = "experiment"  # what a study keeps of itself: the digest of what it wrote
 # What trials have to be short, quiet and beside one another: the experiment trains at full length, as usual.
 OF_TRIALS_ALONE = (
@@ -89,10 +89,11 @@ def read_search(path: Path, further: Sequence[str] = ()) -> Search:
         content = OmegaConf.to_container(OmegaConf.load(path))
     except YAMLError as error:
         raise UsageError(f"{path}: no YAML: {' '.join(str(error).split())}") from error
-    given = content if isinstance(content, dict) else {}
-    search = Search(**checked(Search, {str(key): value for key, value in given.items()}, f"{path}: "))
+    given = content.items() if isinstance(content, dict) else ()
+    parts = {str(key): value for key, value in given if value is not None}  # a heading with nothing below it
+    search = Search(**checked(Search, parts, f"{path}: "))
     if not search.space:
-        raise UsageError(f"{path}: it has no space to search: of each key {RULE}.")
+        raise UsageError(f"{path}: it has no space to search: of each key {SPACE_SYNTAX}.")
     search.overrides += further
     for override in search.overrides:
         check_override(override)
@@ -123,7 +124,7 @@ def distribution(key: str, kind: Any) -> BaseDistribution:
     try:
         return make(**given)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"space: {key}: {RULE}. Here {error}") from error
+        raise UsageError(f"space: {key}: {SPACE_SYNTAX}. Here {error}") from error
 
 
 def overrides_of(values: Mapping[str, Any]) -> list[str]:
@@ -187,11 +188,11 @@ def train(search: Search, folder: Path, trial: optuna.Trial) -> float:
 
 
 def optimize(search: Search, folder: Path, name: str, trials: int, result: Path) -> optuna.Study:
-    """Run trials until the study has so many that ended well, all workers together.
+    """Run trials until so many of the study are complete or pruned, all workers together.
 
     Args:
         folder: of the study and of the run directories, one for each trial.
-        trials: of the whole study, those pruned included.
+        trials: of the whole study.
         result: the experiment that will be written.
 
     Raises:
@@ -204,8 +205,9 @@ def optimize(search: Search, folder: Path, name: str, trials: int, result: Path)
     config, _, _ = compose_config([*search.overrides, *overrides_of(search.start)])
     overrides = [item for item in search.overrides if key_of(item) not in INCIDENTAL]
     asked = dict(leaves(search.model_dump(exclude={"overrides"})))
+    folder.mkdir(parents=True, exist_ok=True)  # now that nothing is wrong with the search
     with locked(folder / "study.lock", f"Waiting for another worker of {name} ..."):
-        begin(folder / "study.json", f"the study {name}", overrides, asked | decisive(config))
+        begin_or_go_on(folder / "study.json", f"the study {name}", overrides, asked | decisive(config))
         study = optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(folder.absolute() / "study.log"))),
             sampler=optuna.samplers.TPESampler(constant_liar=True),  # others' running trials count as poor

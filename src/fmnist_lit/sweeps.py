@@ -74,14 +74,14 @@ def begin_sweep(directory: Path, name: str, overrides: Sequence[str], config: Ma
         config: composed without what is swept.
 
     Raises:
-        UsageError, UserError: as ``begin`` does.
+        UsageError, UserError: as ``begin_or_go_on`` does.
     """
     swept = [item for item in overrides if not item.startswith("hydra") and key_of(item) not in INCIDENTAL]
-    if begin(directory / SWEEP_FILE, f"the sweep name={name}", swept, decisive(config)):
+    if begin_or_go_on(directory / SWEEP_FILE, f"the sweep name={name}", swept, decisive(config)):
         wait_for_jobs(directory)
 
 
-def begin(file: Path, what: str, overrides: Sequence[str], config: Mapping[str, Any]) -> bool:
+def begin_or_go_on(file: Path, what: str, overrides: Sequence[str], config: Mapping[str, Any]) -> bool:
     """Keep what a sweep or a study is begun with, or hold it against that; return whether it goes on.
 
     Args:
@@ -105,8 +105,7 @@ def begin(file: Path, what: str, overrides: Sequence[str], config: Mapping[str, 
             raise ValueError("it holds no config")
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"{file} is damaged. If the command is the same as before, delete the file and go on: "
-            "each job is held against its own config."
+            f"{file} is damaged. If the command is the same as before, delete the file and go on."
         ) from error
     if said := differences(before, now):
         raise UsageError(

@@ -29,8 +29,8 @@ from fmnist_lit.weights import load_checkpoint
 
 Records = list[dict[str, Any]]
 SPLITS = ("train", "val", "test")
-# Overrides that name a run, a place or a machine; any other one changes the experiment.
-PLACES = ("experiment", "sweep", "seed", "trainer", "logger", *INCIDENTAL)
+# Overrides that say which run, where and how fast; any other one changes the experiment.
+INCIDENTAL_OVERRIDES = ("experiment", "sweep", "seed", "trainer", "logger", *INCIDENTAL)
 # What a record keeps of metrics.json, and of history.csv.
 KEPT = (
     *(*SPLITS, "epochs", "seconds", "images_per_second", "parameters", "device", "versions", "commit"),
@@ -126,7 +126,7 @@ def is_kept(key: str) -> bool:
 
 def other_overrides(path: Path) -> list[str]:
     """Return the overrides that changed the experiment."""
-    return [item for item in run_files.read_overrides(path) if key_of(item) not in PLACES]
+    return [item for item in run_files.read_overrides(path) if key_of(item) not in INCIDENTAL_OVERRIDES]
 
 
 def changing(experiment: str, overrides: Sequence[str]) -> list[str]:
