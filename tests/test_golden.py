@@ -23,6 +23,7 @@ from fmnist_lit.models.speedups import prepare
 
 GOLDEN = Path(__file__).with_name("golden.json")
 STEPS = 20
+SINGLE = 10  # steps in single precision: later, processors differ by a thousandth
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "mlp4": lambda: MLP([500, 250, 250]),
     "mlp_custom": lambda: MLP([900, 500, 450, 250], activation="leaky_relu"),
@@ -84,8 +85,7 @@ def test_first_losses(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_first_losses_in_single_precision(name: str) -> None:
-    """Ten steps: after them the last bit of another processor's sums has grown to a thousandth."""
-    losses = first_losses(name, torch.float32)[:10]
+    losses = first_losses(name, torch.float32)[:SINGLE]
     assert losses == pytest.approx(golden()["single_precision"][name], rel=1e-3)
 
 
@@ -99,7 +99,9 @@ def regenerate() -> None:
         for name in MODELS
     }
     exact = {name: [float(f"{v:.9g}") for v in first_losses(name, torch.float64)] for name in MODELS}
-    single = {name: [float(f"{v:.6g}") for v in first_losses(name, torch.float32)[:10]] for name in MODELS}
+    single = {
+        name: [float(f"{v:.6g}") for v in first_losses(name, torch.float32)[:SINGLE]] for name in MODELS
+    }
     text = json.dumps({"losses": exact, "single_precision": single, "weights": rounded}, indent=1)
     rows = re.sub(r"\[\s+([^\[\]]+?)\s+\]", lambda row: "[" + " ".join(row[1].split()) + "]", text)
     GOLDEN.write_text(rows + "\n")
