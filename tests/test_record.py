@@ -265,6 +265,18 @@ def test_recipes_of_our_own_say_what_they_reach_and_what_each_ingredient_adds() 
     assert "| `label_smoothing=0` | 92.00 ± 0.50 | 3 | -1.00 | -2.24 to +0.24 | too few pairs |" in lines
 
 
+def test_an_ingredient_is_held_against_runs_of_its_own_precision() -> None:
+    short, single = "champion/short", "trainer.precision=32-true"
+    made = [record(short, 0, 0.9, 0.93), record(short, 0, 0.9, 0.95, "init=identity")]
+    made += [record(short, 0, 0.9, 0.50, single), record(short, 0, 0.9, 0.54, single, "init=identity")]
+    made += [record(short, 1, 0.9, 0.99, single, "init=identity")]  # without its fellow: no pair
+    rows = {"champion": {"about": "Ours.", "rows": [{"row": "cpu"}]}}
+    lines = made_of(rows, made).splitlines()
+    assert "| nothing | 71.50 ± 30.41 | 2 | - | - | - |" in lines
+    changed = next(line for line in lines if line.startswith("| `init=identity` |"))
+    assert changed.split(" | ")[2:4] == ["3", "+3.00"]
+
+
 def test_ingredients_and_sizes_may_be_runs_of_studies() -> None:
     short, few = "champion/short", {"parameters": 1000, "training_tflop": 99.99}
     plain = [record(short, seed, 0.9, 0.93) for seed in range(2)]

@@ -26,6 +26,7 @@ NEAR = 0.4  # points: what counts as reproduced
 PAIRS, SMALL, PAIRS_OF_SMALL = 5, 0.2, 10
 FIVE_MODELS = ("mlp4", "mlp4_patched", "mlp_custom", "cnn_a", "cnn_b", "cnn_c")
 SHORT = "champion/short"  # our recipe on a shortened schedule, with validation data
+PRECISION, PAIRED = r"trainer\.precision=\S+", ["precision", "seed"]
 # What stands beside what, over the same seeds: title, experiment, and the one it is compared with.
 COMPARISONS = (
     ("CNN B: corrected head against double softmax", "five_models/cnn_b_logits", "five_models/cnn_b"),
@@ -218,11 +219,16 @@ def with_measured(header: str, line: str) -> str:
 def ingredients(table: DataFrame) -> list[tuple[str, "Series[float]", "Series[float]"]]:
     """Return the short recipe as it is and with each change, best first.
 
-    Each has its name, its validation accuracies, and their differences from the recipe's of the same seeds.
-    Of two runs of one seed the later row counts: a study made all of its own on one machine.
+    Each has its name, its validation accuracies, and their differences from the recipe's of the same seed and
+    precision. Of two runs that are alike in all three the later row counts: a study made all of its own on
+    one machine.
     """
-    runs = table[table["experiment"] == SHORT].drop_duplicates(["changes", "seed"], keep="last")
-    by_change = {str(change): of.set_index("seed")["val"] for change, of in runs.groupby("changes")}
+    runs = table[table["experiment"] == SHORT]
+    precision = runs["changes"].str.extract(rf"({PRECISION})", expand=False).fillna("")
+    changes = runs["changes"].str.replace(PRECISION, "", regex=True).str.split().str.join(" ")
+    runs = runs.assign(precision=precision, changes=changes)
+    runs = runs.drop_duplicates(["changes", *PAIRED], keep="last")
+    by_change = {str(change): of.set_index(PAIRED)["val"] for change, of in runs.groupby("changes")}
     whole = by_change.pop("", Series(dtype=float))
     best_first = sorted(by_change.items(), key=lambda item: -item[1].mean())
     changed = [(f"`{change}`", made, (made - whole).dropna()) for change, made in best_first]
