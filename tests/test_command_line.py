@@ -96,6 +96,13 @@ def test_a_mistake_gets_one_message(fault: str, tmp_path: Path, monkeypatch: pyt
     assert not list(tmp_path.iterdir()), "nothing may be left behind"
 
 
+def test_a_run_that_its_images_refuse_leaves_nothing(tmp_path: Path) -> None:
+    answer = train(*SMALL, f"output_dir={tmp_path}", "model=mlp4", "+model.classes=5")
+    assert answer.stderr == "error: model: it has 5 outputs, and data.images 10 classes.\n"
+    assert answer.returncode == 2
+    assert not list((tmp_path / "runs").iterdir())
+
+
 @pytest.mark.parametrize("text", [b"a: [\n", b"a: 1\n\tb: 2\n", b"a: 1\na: 2\n", b"a: !!python/none x\n"])
 def test_a_config_of_the_user_that_is_no_yaml_is_named(text: bytes, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()

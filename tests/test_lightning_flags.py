@@ -5,6 +5,7 @@ import io
 import json
 import math
 import sqlite3
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,14 @@ def test_a_learning_rate_monitor_writes_the_rates(fit: Any) -> None:
     assert [float(loss) for loss in columns["val_loss"]] == pytest.approx(
         [float(row["val_loss"]) for row in rows]
     )
+
+
+@pytest.mark.parametrize("callbacks", [(), RATE])
+def test_a_rate_that_no_step_logs_is_warned_of(callbacks: tuple[str, ...], trained: Any) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        trained(*TINY, *callbacks, "schedule=cosine")
+    said = [str(one.message) for one in caught]
+    assert any("smaller than the logging interval" in line for line in said) == bool(callbacks)
 
 
 def in_a_row(model: torch.nn.Module) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """The networks, their patching modes and their initialization."""
 
 import math
+import re
 from typing import Any, get_args
 
 import pytest
@@ -208,6 +209,13 @@ def test_a_model_maps_images_to_ten_numbers_and_trains_whole(name: str, composed
     assert getattr(model, "loss_floor", 0.0) >= 0
     one = model.eval()(images[:1])
     torch.testing.assert_close(one, model(images)[:1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_header_of_a_model_counts_its_parameters(name: str, composed: Any) -> None:
+    model = build(composed(f"model={name}")["model"], "model")
+    said = re.findall(r"([\d,]+) parameters", (ROOT / "conf" / "model" / f"{name}.yaml").read_text())
+    assert said in ([f"{parameter_count(model):,}"], []), "the header of its YAML counts wrongly"
 
 
 def test_a_squeezed_block_weighs_what_its_convolution_adds() -> None:

@@ -87,6 +87,7 @@ ANSWERS = {
     "--lr 0.01": ["--lr: no such option. A setting has no dashes: lr=... (options: --help)"],
     "seed=1 --epochs=3": ["A setting has no dashes: epochs=3"],
     "callbacks.b._target_=x.Y": ["To add one, put a plus before it: +callbacks.b._target_=..."],
+    "model.classes=5": ["model.classes: no such key. Choices: "],  # a run gives it
     "model.dropot=1": ["model.dropot: no such key. Did you mean dropout? Choices: "],
     "experiment=cnn_c": ["Did you mean five_models/cnn_c?"],
     "experiment=cnn": ["Did you mean augmentation/cnn or early_stopping/cnn?"],

@@ -177,6 +177,15 @@ def test_a_row_of_different_configurations_says_so_and_has_no_spread(
     assert "±" not in text
 
 
+def test_one_folder_at_a_time(folder: tuple[Path, Figures]) -> None:
+    for keys in ((), ("--group-by", "model")):
+        answer = call(scripts.results, folder[0] / "0.01-0", folder[0] / "0.01-1", *keys)
+        assert answer.returncode == 2
+        assert answer.stderr == (
+            f"error: {folder[0] / '0.01-1'}: one folder at a time; keys stand behind --group-by.\n"
+        )
+
+
 def test_seeds_alone_are_no_mixture(folder: tuple[Path, Figures], tmp_path: Path) -> None:
     copy_runs(folder[0], tmp_path, "0.01-0", "0.01-1", "0.01-2")
     edited(tmp_path / "0.01-0", threads=7, name="other", output_dir="elsewhere")

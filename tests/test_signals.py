@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,31 @@ def test_a_signal_is_not_forgotten_when_the_job_fails_before_it_stops(tmp_path: 
     ]
     assert not (tmp_path / "sweeps" / "night" / "1").exists()
     assert "unfinished" in said
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_where_python_lets_no_exception_out_stops_the_run_and_the_sweep() -> None:
+    class Held:
+        pass
+
+    def drop_one() -> None:
+        """Get a signal in the callback of a weak reference."""
+        held = Held()
+        reference = weakref.ref(held, lambda _: signal.raise_signal(signal.SIGINT))
+        del held
+        assert reference() is None
+
+    with pytest.raises(Interrupted), own_signals():
+        drop_one()
+
+    def sweep() -> None:
+        with own_signals():  # of a command
+            drop_one()
+            with own_signals():  # of its next job
+                pytest.fail("it was begun")
+
+    with pytest.raises(Interrupted):
+        sweep()
 
 
 def test_what_nohup_has_switched_off_stays_so() -> None:

@@ -28,7 +28,7 @@ from omegaconf.errors import (
 )
 from yaml import YAMLError
 
-from fmnist_lit.build import ROLES, TARGET, arguments_of, known_keys
+from fmnist_lit.build import ROLES, TARGET, arguments_of, known_keys, role_of
 from fmnist_lit.config import RENAMED_KEYS, check_whole, leaves, origin, resolved
 from fmnist_lit.errors import (
     Occupied,
@@ -162,7 +162,12 @@ def run_job(cfg: DictConfig) -> float | None:
             metrics = run(config, directory, *origin(hydra), resumed=started)
         return float((metrics["val"] or metrics["test"])["accuracy"])
     except Exception as error:
-        Command.status = failed(directory, error, origin(hydra)[1])
+        if isinstance(error, UsageError) and hydra.mode == RunMode.RUN and not (directory / CONFIG).exists():
+            with suppress(OSError):
+                directory.rmdir()  # Hydra has made it for a run that was never begun
+            Command.status = say(error)
+        else:
+            Command.status = failed(directory, error, origin(hydra)[1])
         return None
 
 
@@ -238,7 +243,8 @@ def unknown_key(name: str, key: str, node: DictConfig) -> str:
         return f"{key}: this key is {RENAMED_KEYS[key]} now."
     place = key.rpartition(".")[0]
     try:
-        further = known_keys(arguments_of(node, place))
+        offered = role_of(place).offered
+        further = [key for key in known_keys(arguments_of(node, place)) if key not in offered]
     except (UserError, ValueError, TypeError):  # it has no class, or one that does not say
         further = []
     if name in further:

@@ -53,11 +53,14 @@ class Signals:
                 signal.signal(number, self.received)
 
     def received(self, number: int, frame: FrameType | None) -> None:
-        """Note the signal, or stop."""
-        if self.deferred and (self.number is None or self.patient):
-            self.number = self.number or number
-            return
-        raise Interrupted(number)
+        """Note the signal, and stop if nobody asks for it soon.
+
+        It is noted in any case: Python lets no exception out of a weak reference's callback or a ``__del__``.
+        """
+        waits = self.deferred and (self.number is None or self.patient)
+        self.number = self.number or number
+        if not waits:
+            raise Interrupted(number)
 
     def check(self) -> None:
         """Stop if a signal came.
@@ -74,10 +77,14 @@ def own_signals(patient: bool = False) -> Iterator[Signals]:
     """Handle SIGNALS here, then leave them as they were.
 
     Raises:
-        Interrupted: a signal was noted, and nobody has asked for it; its cause is the failure meanwhile.
+        Interrupted: a signal was noted, here or by whoever handled them before, and nobody has asked for it;
+            its cause is the failure meanwhile.
     """
     signals = Signals(patient)
     before: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
+    for handler in before.values():
+        if isinstance(outer := getattr(handler, "__self__", None), Signals):
+            outer.check()
     signals.own()
     try:
         yield signals

@@ -125,4 +125,4 @@ def try_metric(metric: Metric, name: str, outputs: int) -> None:
         ) from error
     if not isinstance(found, torch.Tensor) or found.numel() != 1:
         shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
-        raise UsageError(f"{key}: {kind} gives {shape}; a metric must give one number.")
+        raise UsageError(f"{key}: {kind} gives {shape}; a metric must give one number, as a tensor.")

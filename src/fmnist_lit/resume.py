@@ -230,7 +230,7 @@ def require_unfinished(directory: Path, epochs: int = 0) -> None:
         raise UsageError(f"{error} Without {metrics}, resume={directory} makes it anew.") from error
     if epochs <= found["epochs"]:
         raise UsageError(
-            f"resume={directory}: this run is finished after {found['epochs']} epochs, with a test "
-            f"accuracy of {found['test']['accuracy']:.4f}. To train longer: resume={directory} "
-            f"trainer.max_epochs=..., {found['epochs'] + 1} or more"
+            f"resume={directory}: this run is finished, with a test accuracy of "
+            f"{found['test']['accuracy']:.4f} (epochs: {found['epochs']}). To train longer: "
+            f"resume={directory} trainer.max_epochs=..., {found['epochs'] + 1} or more"
         )

@@ -88,9 +88,10 @@ NO_FAULTS = (
     "could not find the monitored key",  # an epoch that is cut short has no validation
     "conditioned on metric",  # likewise; where there is validation the run ends
     r"module\(s\) in eval mode",  # normalization of a part that is frozen
-    "smaller than the logging interval",  # nothing is logged in a step
     "across ranks is zero",  # there may be no validation data
 )
+# Nor this, unless a callback logs in steps.
+NO_FAULT_OF_EPOCHS = "(?s).*smaller than the logging interval"
 # A run that goes on without all of its state is another run.
 LOSSES = ("won't be reloaded", "callbacks used to create the checkpoint")
 
@@ -300,6 +301,8 @@ def build_trainer(
     last = [callback for callback in callbacks if isinstance(callback, Checkpoint)]
     last.sort(key=lambda callback: isinstance(callback, ResumeCheckpoint))  # it saves what the others know
     others = [callback for callback in callbacks if callback not in last]
+    in_steps = any(isinstance(callback, OF_LOGGERS) for callback in callbacks)
+    warnings.filterwarnings("default" if in_steps else "ignore", message=NO_FAULT_OF_EPOCHS)
     arguments = trainer_settings(settings)
     with trainer_faults():
         return L.Trainer(
