@@ -38,8 +38,8 @@ def main(
     folder = folder_among(names)
     further = [name for name in names if name != folder]
     others = [name for name in further if Path(name).is_dir() and run_directories(Path(name))]
-    if others or (further and not group_by):
-        raise UsageError(f"{[*others, *further][0]}: one folder at a time; keys stand behind --group-by.")
+    if others or (len(names) > 1 and not group_by):
+        raise UsageError(f"{[*others, names[1]][0]}: one folder at a time; keys stand behind --group-by.")
     results = collect(Path(folder), [*(group_by or ()), *further], columns or ())
     text = FORMATS[kind](results)
     if output:
