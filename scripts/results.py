@@ -39,7 +39,8 @@ def main(
     further = [name for name in names if name != folder]
     others = [name for name in further if Path(name).is_dir() and run_directories(Path(name))]
     if others or (len(names) > 1 and not group_by):
-        raise UsageError(f"{[*others, names[1]][0]}: one folder at a time; keys stand behind --group-by.")
+        second = others[0] if others else names[1]
+        raise UsageError(f"{second}: one folder at a time; keys stand behind --group-by.")
     results = collect(Path(folder), [*(group_by or ()), *further], columns or ())
     text = FORMATS[kind](results)
     if output:

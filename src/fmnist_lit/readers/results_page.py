@@ -26,7 +26,8 @@ NEAR = 0.4  # points: what counts as reproduced
 PAIRS, SMALL, PAIRS_OF_SMALL = 5, 0.2, 10
 FIVE_MODELS = ("mlp4", "mlp4_patched", "mlp_custom", "cnn_a", "cnn_b", "cnn_c")
 SHORT = "champion/short"  # our recipe on a shortened schedule, with validation data
-PRECISION, PAIRED = r"trainer\.precision=\S+", ["precision", "seed"]
+PRECISION = r"trainer\.precision=\S+"  # an override that changes how a recipe is computed, not the recipe
+PAIRED = ["precision", "seed"]  # in which both runs of a pair are alike
 # What stands beside what, over the same seeds: title, experiment, and the one it is compared with.
 COMPARISONS = (
     ("CNN B: corrected head against double softmax", "five_models/cnn_b_logits", "five_models/cnn_b"),
