@@ -17,7 +17,7 @@ from fmnist_lit.models.layer_table import layer_table, parameter_count
 from fmnist_lit.models.lenet import LeNet
 from fmnist_lit.models.mlp import MLP
 from fmnist_lit.models.patching import ConcatPatches, PatchEmbedding, SharedMLP, patchify
-from fmnist_lit.models.residual import Residual
+from fmnist_lit.models.residual import Residual, ResidualCNN
 from fmnist_lit.models.separable import InvertedResidual
 from fmnist_lit.models.speedups import prepare
 from tests.fixtures import ROOT, unpatchify
@@ -238,6 +238,16 @@ def test_a_squeezed_block_weighs_what_its_convolution_adds() -> None:
         added * squeezed.convolution[-1].weigh(means).view(4, 16, 1, 1),
         msg="the weights are those of each image's own means",
     )
+
+
+def test_blocks_of_the_stem_stand_at_full_size() -> None:
+    rows = layer_table(ResidualCNN(stem=8, widths=[16], blocks=[0], activation="gelu", stem_blocks=2))
+    assert [tuple(row) for row in rows[:10]] == [
+        *convolution(8, 28, 72, "GELU"),
+        *convolution(8, 28, 576, "GELU"),
+        *convolution(8, 28, 576, "GELU"),
+        ("MaxPool2d", (8, 14, 14), 0),
+    ]
 
 
 @pytest.mark.parametrize("kind", [CNNB, LeNet])
