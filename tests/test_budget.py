@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from fmnist_lit.classifier import Classifier
@@ -18,12 +19,19 @@ A_STEP = 16 * training_flop(MLP([100, 50])) / 1e12
 TARGET = ("model=mlp", "model.hidden=[100,50]", "data.batch_size=16", f"trainer.target_tflop={A_STEP * 25.5}")
 
 
-def test_a_target_of_computation_becomes_steps(trained: Any) -> None:
-    """160 images in ten batches: two epochs and a half."""
+def test_a_target_of_computation_becomes_epochs_of_one_length(trained: Any) -> None:
+    """160 images in ten batches: three epochs of eight for two and a half of ten."""
     directory, metrics = trained(*TARGET, "schedule=linear")
-    assert metrics["training_tflop"] == pytest.approx(25 * A_STEP)
+    assert metrics["training_tflop"] == pytest.approx(24 * A_STEP)
     assert metrics["epochs"] == 3
-    assert "max_steps" not in read_config(directory)["trainer"], "a run is what was asked for"
+    history = pd.read_csv(directory / "history.csv")
+    assert history["val_accuracy"].notna().all(), "the last epoch may be the best"
+    rates = history["learning_rate"].tolist()[1:]
+    assert rates == pytest.approx([0.01 * 16 / 19.2, 0.01 * 8 / 19.2]), (
+        "up for 4.8 of 24 steps, down for the rest"
+    )
+    asked_for = read_config(directory)["trainer"]
+    assert asked_for["limit_train_batches"] is None, "a run is what was asked for"
 
 
 def test_a_run_of_a_target_goes_on_to_the_same_bits(

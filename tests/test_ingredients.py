@@ -120,6 +120,8 @@ def test_images_are_small_first_and_take_less_computation(trained: Any) -> None:
     convolutions, last = 3 * 2 * (28**2 * 9 * 18 + 14**2 * 9 * 18 * 4) - 2 * 28**2 * 9 * 18, 3 * 2 * 8 * 10
     assert plain["training_tflop"] * 1e12 == pytest.approx(480 * (convolutions + last))
     assert metrics["training_tflop"] * 1e12 == pytest.approx(160 * convolutions * 1.5 + 480 * last)
+    _, half = trained(*common, *small, "data.batch_size=80", "trainer.limit_train_batches=1")
+    assert half["training_tflop"] == pytest.approx(metrics["training_tflop"] / 2)
 
 
 def test_a_model_of_one_size_alone_sees_no_small_images(trained: Any) -> None:

@@ -24,7 +24,10 @@ def step_flop(optimizer: Optimizer) -> float:
 def length_within_target(
     flags: Mapping[str, Any], model: nn.Module, optimizer: Optimizer, images: int, batch_size: int
 ) -> dict[str, int]:
-    """Return the Trainer's steps and epochs that a target of computation allows; the last may be cut short.
+    """Return the Trainer's epochs, and their batches, that a target of computation allows.
+
+    Epochs that hold all images go beyond it as a rule: one more than fit, each of them a little shorter, so
+    that the last one ends in a validation, too.
 
     Args:
         flags: of the config's trainer.
@@ -47,7 +50,8 @@ def length_within_target(
     if not steps:
         least = (size * an_image + a_step) / 1e12
         raise UsageError(f"trainer.target_tflop={target}: a single step takes {least:.2g} TFLOP.")
-    return {"max_steps": steps, "max_epochs": math.ceil(steps / of_epoch)}
+    planned = math.ceil(steps / of_epoch)
+    return {"max_epochs": planned, "limit_train_batches": steps // planned}
 
 
 def computation(trainer: L.Trainer, model: nn.Module, images: int) -> float:

@@ -136,6 +136,14 @@ def training_batches(trainer: L.Trainer) -> BatchLoader:
     return batches
 
 
+def images_of_epoch(trainer: L.Trainer) -> int:
+    """Return how many images an epoch trains on: fewer than there are, where its batches are limited."""
+    loader: Any = trainer.train_dataloader
+    batches: BatchLoader = loader.batches
+    limit: int = trainer.num_training_batches * loader.steps_per_execution * batches.batch_size
+    return min(len(batches.images), limit)
+
+
 class AlternatingFlip(EpochArrangement):
     """Mirrors a random half of the images in one epoch and the other half in the next, in turn.
 
@@ -174,11 +182,12 @@ class LowResolutionFirst(EpochArrangement):
     def arrange(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Let each batch be made small, until the epoch that ``until`` says."""
         batches, small = training_batches(trainer), math.ceil(self.until * (trainer.max_epochs or 1))
+        images = images_of_epoch(trainer)
         if self.changes is None:
             self.changes, self.saved = tuple(batches.augmentations), self.share_saved(pl_module)
         is_small = trainer.current_epoch < small
         batches.augmentations = (*self.changes, self.shrunk) if is_small else self.changes
-        self.further_images = -self.saved * len(batches.images) * min(trainer.current_epoch + 1, small)
+        self.further_images = -self.saved * images * min(trainer.current_epoch + 1, small)
 
     def share_saved(self, pl_module: L.LightningModule) -> float:
         """Return the share of a large image's computation that a small one does not take.
