@@ -256,7 +256,9 @@ def test_recipes_of_our_own_say_what_they_reach_and_what_each_ingredient_adds() 
         record("champion/short", seed, 0.9, 0.925 - 0.005 * seed, "label_smoothing=0") for seed in range(3)
     ]
     rows = [{"row": "cpu"}, {"row": "gpu"}, {"row": "short"}]
-    lines = made_of({"champion": {"about": "Ours.", "rows": rows}}, made).splitlines()
+    lines = results_page(
+        {"champion": {"about": "Ours.", "rows": rows}}, made, CLAIMS, {}, COMMANDS
+    ).splitlines()
     cpu = "| 94.00 ± 1.00 | 3 | 91.52 to 96.48 | 95.00 ± 0.00 | 292,666 | 99.9 | 20 | 2 |"
     assert f"| `champion/cpu` {cpu} aaaaaaa, - | 2026-11-26, - |" in lines
     assert "| `champion/gpu` | not run | 0 | - | - | - | - | - | - | - | - |" in lines
@@ -271,7 +273,7 @@ def test_an_ingredient_is_held_against_runs_of_its_own_precision() -> None:
     made += [record(short, 0, 0.9, 0.50, single), record(short, 0, 0.9, 0.54, single, "init=identity")]
     made += [record(short, 1, 0.9, 0.99, single, "init=identity")]  # without its fellow: no pair
     rows = {"champion": {"about": "Ours.", "rows": [{"row": "cpu"}]}}
-    lines = made_of(rows, made).splitlines()
+    lines = results_page(rows, made, CLAIMS, {}, COMMANDS).splitlines()
     assert "| nothing | 71.50 ± 30.41 | 2 | - | - | - |" in lines
     changed = next(line for line in lines if line.startswith("| `init=identity` |"))
     assert changed.split(" | ")[2:4] == ["3", "+3.00"]
