@@ -139,7 +139,7 @@ def training_batches(trainer: L.Trainer) -> BatchLoader:
 def images_of_epoch(trainer: L.Trainer) -> int:
     """Return how many images an epoch trains on: fewer than there are, where its batches are limited."""
     loader: Any = trainer.train_dataloader
-    batches: BatchLoader = loader.batches
+    batches = training_batches(trainer)
     limit: int = trainer.num_training_batches * loader.steps_per_execution * batches.batch_size
     return min(len(batches.images), limit)
 

@@ -86,7 +86,7 @@ class ResidualCNN(PooledCNN):
         classes: as ``PooledCNN`` takes it.
         logit_scale: likewise.
         squeeze: of each residual block, as ``Residual`` takes it.
-        stem_blocks: residual blocks at 28x28, the dearest ones.
+        stem_blocks: residual blocks at 28x28.
     """
 
     def __init__(
