@@ -259,6 +259,18 @@ def test_cutmix_puts_one_rectangle_of_the_partner_at_the_same_place(garments: to
     torch.testing.assert_close(shares.diagonal().min(), 1 - share)
 
 
+@pytest.mark.parametrize("mixing", [MixUp, CutMix])
+def test_some_batches_are_not_mixed(mixing: type[MixUp | CutMix], garments: torch.Tensor) -> None:
+    labels, still = torch.arange(100) % 10, 0
+    for batch in range(200):
+        changed, shares = mixing(1.0, probability=0.3)(garments, labels, batch_generator(CPU, 0, 0, batch))
+        if torch.equal(changed, garments.to(changed.dtype)):
+            assert torch.equal(shares.argmax(1), labels)
+            assert torch.equal(shares.amax(1), torch.ones(100))
+            still += 1
+    assert 0.6 < still / 200 < 0.8
+
+
 def test_what_comes_in_from_outside_is_black_or_the_nearest_pixel() -> None:
     white = torch.full((50, 28, 28), 255, dtype=torch.uint8)
     labels = torch.zeros(50, dtype=torch.int64)

@@ -32,6 +32,7 @@ RECIPES = {
     ),
     "double": ("model=cnn_a", "trainer.precision=64-true", "optim=adam"),
     "bfloat16": ("model=cnn_c", "trainer.precision=bf16-mixed", "trainer.gradient_clip_val=0.1"),
+    "products in a step": ("model=cnn_c", "trainer.precision=bf16-mixed", "optim=muon"),
 }
 MEASURED = ("seconds", "images_per_second")
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -386,11 +387,39 @@ def test_one_step_of_warm_up(trained: Any) -> None:
     trained("model=mlp4", "schedule=onecycle", "schedule.warmup=0.5", "data.batch_size=160")
 
 
+def test_a_compiled_network_is_the_same_network(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compiled is what is trained: all of it, once for each size of batch, and nothing else."""
+    compiled: list[torch.Size] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        compiled.append(next(each.shape for each in inputs if each.shape[2:] == (28, 28)))
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    overrides = ("model=residual", "trainer.precision=bf16-mixed", "ema_decay=0.9", "data.batch_size=48")
+    directory, _ = trained(*overrides, "compile=true")
+    plain, _ = trained(*overrides)
+    assert same(weights(directory), weights(plain))
+    assert [size[0] for size in compiled] == [48, 160 - 3 * 48]
+
+
+CUDA = {
+    "plain": ("model=cnn_c", "logger=tensorboard"),
+    "half": ("model=cnn_c", "trainer.precision=16-mixed"),
+    "half, single steps": ("model=cnn_c", "trainer.precision=16-mixed", "steps_per_execution=1"),
+    "brain": ("model=residual", "trainer.precision=bf16-mixed", "optim=muon", "augment=cutmix"),
+    "compiled": ("model=residual", "trainer.precision=bf16-mixed", "compile=true", "ema_decay=0.9"),
+}
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
-def test_cuda(trained: Any) -> None:
-    _, metrics = trained("model=cnn_c", "trainer=gpu", "logger=tensorboard")
+@pytest.mark.parametrize("name", CUDA)
+def test_cuda(name: str, trained: Any) -> None:
+    directory, metrics = trained(*CUDA[name], "trainer=gpu")
     assert metrics["device"].startswith("cuda: ")
     assert 0 <= metrics["test"]["accuracy"] <= 1
+    found = evaluate(RunDirectory(directory), "test", "best")  # on a CPU, in single precision
+    assert found.loss == pytest.approx(metrics["test"]["loss"], rel=1e-2)
 
 
 def test_label_smoothing_and_averaging_equal_a_plain_loop(trained: Any, composed: Any) -> None:

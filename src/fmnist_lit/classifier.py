@@ -60,6 +60,7 @@ class Classifier(L.LightningModule):
         still: layers in evaluation mode always: parts of the model that are not trained.
         steps_per_execution: batches of a call of ``training_step``, each with an optimizer's step of its own
             (Keras's name). 1 is Lightning's automatic optimization; more is the same bits in less time.
+        compiled: train what torch.compile makes of the model; it is evaluated as it is.
         gradient_clip_val: of the Trainer, which does not clip itself.
         gradient_clip_algorithm: "norm" or "value", likewise.
         log_test: whether loggers get the metrics of a test, under the names that an epoch's have.
@@ -79,6 +80,7 @@ class Classifier(L.LightningModule):
         about: Sequence[str] = (),
         still: Sequence[nn.Module] = (),
         steps_per_execution: int = 1,
+        compiled: bool = False,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
         log_test: bool = True,
@@ -90,6 +92,10 @@ class Classifier(L.LightningModule):
         self.still = list(still)
         self.label_smoothing, self.tta_flip = label_smoothing, tta_flip
         self.automatic_optimization = steps_per_execution == 1
+        self.compiled: Callable[[Tensor], Tensor] | None = None
+        if compiled:  # a function: what is made of a module would be a second name of its weights
+            # Sizes are fixed: a last batch that is smaller is compiled apart, and the others stay as fast.
+            self.compiled = torch.compile(lambda images: model(images), dynamic=False)
         self.clip_val, self.log_test = gradient_clip_val, log_test
         self.clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
         self.schedule: Schedule = None
@@ -120,7 +126,8 @@ class Classifier(L.LightningModule):
     def forward(self, images: Tensor) -> Tensor:
         """Map images of (n, 1, 28, 28) to (n, classes), by the average of the weights if there is one."""
         network = self.model if self.training or self.averaged is None else self.averaged
-        output: Tensor = network(images.to(self.dtype))  # float64 with trainer.precision=64-true
+        asked = self.compiled if self.training and self.compiled else network
+        output: Tensor = asked(images.to(self.dtype))  # float64 with trainer.precision=64-true
         return output
 
     def configure_optimizers(self) -> Any:
@@ -189,10 +196,10 @@ class Classifier(L.LightningModule):
             for weight in group["params"]:
                 weight.grad = None
         loss, counted = self.answer(batch)
-        # Backwards without autocast, as Lightning's automatic optimization does.
+        # Backwards, and the step, without autocast, as Lightning's automatic optimization does.
         with torch.autocast(self.device.type, enabled=False) if mixed else nullcontext():
             self.manual_backward(loss)
-        optimizer.step()
+            optimizer.step()
         self.update_average()
         if self.schedule and self.schedule["interval"] == "step":
             self.schedule["scheduler"].step()

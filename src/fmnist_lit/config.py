@@ -87,6 +87,7 @@ class Config(BaseModel):
     label_smoothing: Share
     ema_decay: OpenShare | None
     steps_per_execution: Literal["auto"] | Count
+    compile: bool
     init_from: Text | None
     freeze: list[Text]
     init: Group

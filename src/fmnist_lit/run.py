@@ -171,6 +171,8 @@ def train_and_test(
     """Do what ``run`` says, as one of the processes that train together."""
     quiet_lightning()
     keep_freed_memory()
+    if config["compile"]:
+        torch.compiler.reset()  # of one function a process keeps but a few versions, a sweep's jobs make more
     processes = distributed.world_size(config)
     torch.set_num_threads(config["threads"] or most_threads(config))
     L.seed_everything(config["seed"], verbose=False)
@@ -368,6 +370,7 @@ def build_classifier(
         # A network that saw no mirror images knows none.
         tta_flip=bool((config["augment"].get("affine") or {}).get("flip")),
         steps_per_execution=steps,
+        compiled=config["compile"],
         log_test=False,  # FinalEvents does
         gradient_clip_val=config["trainer"].get("gradient_clip_val"),
         gradient_clip_algorithm=config["trainer"].get("gradient_clip_algorithm"),

@@ -180,17 +180,21 @@ class Mixing:
     Args:
         alpha: of the Beta distribution of the share that stays: 1 is uniform, less prefers one of the two.
         classes: number of classes.
+        probability: that a batch is mixed at all.
     """
 
     alpha: Positive
     classes: int = len(CLASSES)
+    probability: Probability = 1.0
 
     def draw(self, n: int, generator: Generator) -> tuple[float, Tensor]:
         """Return the share that stays, one for the batch as in the papers, and each image's partner."""
         partners = torch.randperm(n, generator=generator, device=generator.device)
         # PyTorch's Beta takes no generator.
         seed = torch.randint(2**62, (), generator=generator, device=generator.device)
-        return float(np.random.default_rng(int(seed)).beta(self.alpha, self.alpha)), partners
+        drawn = np.random.default_rng(int(seed))
+        kept = float(drawn.beta(self.alpha, self.alpha))
+        return kept if drawn.random() < self.probability else 1.0, partners
 
     def mixed(self, values: Tensor, partners: Tensor, kept: float | Tensor) -> Tensor:
         """Return weighted means of values and their partners'."""

@@ -217,8 +217,11 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def is_narrow(self, maps: Tensor) -> bool:
         """Whether PyTorch is slow at this, and the faster way can do it."""
+        # First: torch.compile cannot ask for threads.
+        if not self.affine or not trains_on_cpu(self, maps, self.weight):
+            return False
         channels = self.num_features
         few = channels < VECTOR or (channels < FEW and channels % LINE and torch.get_num_threads() > 1)
-        if not few or channels == 1 or not self.affine or not trains_on_cpu(self, maps, self.weight):
+        if not few or channels == 1:
             return False
         return maps.numel() > channels and maps.is_contiguous(memory_format=torch.channels_last)

@@ -16,6 +16,7 @@ ADDED: dict[str, Any] = {
     "data.folds": None,
     "data.fold": 0,
     "data.augment_validation": False,
+    "compile": False,
     "init_from": None,
     "freeze": [],
 }
