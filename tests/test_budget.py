@@ -5,7 +5,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from torch.optim import SGD
 
+from fmnist_lit.budget import length_within_target
 from fmnist_lit.classifier import Classifier
 from fmnist_lit.config import read_config
 from fmnist_lit.errors import UsageError
@@ -32,6 +34,19 @@ def test_a_target_of_computation_becomes_epochs_of_one_length(trained: Any) -> N
     )
     asked_for = read_config(directory)["trainer"]
     assert asked_for["limit_train_batches"] is None, "a run is what was asked for"
+
+
+@pytest.mark.parametrize("target", [0.3, 1.0, 1.45, 2.0, 3.3, 7.0])
+def test_a_target_is_never_passed_and_nearly_reached(target: float) -> None:
+    """160 images in batches of 48, the last one of 16, which a shorter epoch leaves out."""
+    network, steps = MLP([100, 50]), (48, 48, 48, 16)
+    an_image = training_flop(network) / 1e12
+    flags = {"target_tflop": target * 160 * an_image * (1 + 1e-9)}
+    length = length_within_target(flags, network, SGD(network.parameters()), 160, 48)
+    seen = length["max_epochs"] * sum(steps[: length["limit_train_batches"]])
+    assert seen <= target * 160 + 1e-3
+    assert target * 160 - seen < 48 * length["max_epochs"], "at most a batch of each epoch is left out"
+    assert seen == target * 160 or target != int(target), "whole epochs where they fit"
 
 
 def test_a_run_of_a_target_goes_on_to_the_same_bits(

@@ -86,7 +86,7 @@ EXPERIMENTS = {
     "grid_search": "baseline mlp_32 mlp_128 mlp_256 mlp_128_64 mlp_256_128 mlp_final "
     "cnn_8 cnn_8_bn cnn_8_bn_dropout cnn_final",
     "batch_size": "bs32 bs64 bs100 bs100_logits bs256",
-    "champion": "cpu gpu short",
+    "champion": "cpu cpu300 gpu short tiny",
 }
 # The number of jobs of each sweep.
 SWEEPS = {

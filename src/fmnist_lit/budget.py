@@ -26,8 +26,8 @@ def length_within_target(
 ) -> dict[str, int]:
     """Return the Trainer's epochs, and their batches, that a target of computation allows.
 
-    Epochs that hold all images go beyond it as a rule: one more than fit, each of them a little shorter, so
-    that the last one ends in a validation, too.
+    As a rule it allows a part of an epoch more than those that hold all images: then there is one more, each
+    of them a little shorter, so that the last one ends in a validation, too.
 
     Args:
         flags: of the config's trainer.
@@ -44,14 +44,15 @@ def length_within_target(
         raise UsageError(f"trainer.target_tflop: not with {', '.join(others)}.")
     size = min(batch_size, images)
     an_image, a_step = training_flop(model), step_flop(optimizer)
-    of_epoch = math.ceil(images / size)
-    epochs, rest = divmod(target * 1e12, images * an_image + of_epoch * a_step)
-    steps = int(epochs) * of_epoch + int(rest // (size * an_image + a_step))
-    if not steps:
-        least = (size * an_image + a_step) / 1e12
-        raise UsageError(f"trainer.target_tflop={target}: a single step takes {least:.2g} TFLOP.")
-    planned = math.ceil(steps / of_epoch)
-    return {"max_epochs": planned, "limit_train_batches": steps // planned}
+    of_epoch, of_step = math.ceil(images / size), (size * an_image + a_step) / 1e12
+    whole = (images * an_image + of_epoch * a_step) / 1e12
+    if target < of_step:
+        raise UsageError(f"trainer.target_tflop={target}: a single step takes {of_step:.2g} TFLOP.")
+    fit = int(target // whole)
+    shorter = int(target / (fit + 1) // of_step)  # no last batch that may be smaller
+    if fit * whole >= (fit + 1) * shorter * of_step:
+        return {"max_epochs": fit, "limit_train_batches": of_epoch}
+    return {"max_epochs": fit + 1, "limit_train_batches": shorter}
 
 
 def computation(trainer: L.Trainer, model: nn.Module, images: int) -> float:
