@@ -29,6 +29,7 @@ INCIDENTAL = (
     "output_dir",
     "threads",
     "steps_per_execution",
+    "compile",
     "data.images.folder",
     "data.images.source",
     "data.eval_batch_size",
