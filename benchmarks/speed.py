@@ -32,13 +32,14 @@ class Baseline:
         self.name = name
         self.errors = context.enter_context(TemporaryFile("w+"))  # noqa: SIM115
         kind = OURS if name == AGAINST else name
+        paths = filter(None, [os.environ.get("PYTHONPATH")])  # where packages may lie
         self.process = subprocess.Popen(
             [sys.executable, checkout / "benchmarks" / "baselines.py", kind, json.dumps(work)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
             text=True,
-            env=os.environ | {"PYTHONPATH": str(checkout / "src")},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(checkout / "src"), *paths])},
         )
         context.callback(self.process.wait)
         context.callback(self.process.kill)

@@ -267,6 +267,22 @@ def test_recipes_of_our_own_say_what_they_reach_and_what_each_ingredient_adds() 
     assert "| `label_smoothing=0` | 92.00 ± 0.50 | 3 | -1.00 | -2.24 to +0.24 | too few pairs |" in lines
 
 
+def test_minutes_of_a_gpu_say_so() -> None:
+    """Those of a CPU are what a reader with a CPU expects."""
+    devices = {"a": "cuda: NVIDIA H100 80GB HBM3, 79 GiB", "b": "cpu: AMD EPYC, 1 thread, 24 GiB"}
+    made = [
+        record(f"champion/{row}", 0, 0.9) | {"device": device, "parameters": 10}
+        for row, device in devices.items()
+    ]
+    rows = {"champion": {"about": "Ours.", "rows": [{"row": "a", "readme": True}, {"row": "b"}]}}
+    page = results_page(rows, made, CLAIMS, {}, COMMANDS)
+    for row, minutes in {"a": "2 on NVIDIA H100 80GB HBM3", "b": "2"}.items():
+        line = next(line for line in page.splitlines() if line.startswith(f"| `champion/{row}`"))
+        assert line.split(" | ")[8] == minutes
+    assert measured("champion/a", None, as_rows(made)).endswith("2 minutes on NVIDIA H100 80GB HBM3")
+    assert [line.minutes for line in lines_of(rows, made)] == ["2 on NVIDIA H100 80GB HBM3"]
+
+
 def test_an_ingredient_is_held_against_runs_of_its_own_precision() -> None:
     short, single = "champion/short", "trainer.precision=32-true"
     made = [record(short, 0, 0.9, 0.93), record(short, 0, 0.9, 0.95, "init=identity")]

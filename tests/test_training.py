@@ -414,8 +414,9 @@ CUDA = {
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
 @pytest.mark.parametrize("name", CUDA)
-def test_cuda(name: str, trained: Any) -> None:
+def test_cuda(name: str, trained: Any, recwarn: pytest.WarningsRecorder) -> None:
     directory, metrics = trained(*CUDA[name], "trainer=gpu")
+    assert not [warning for warning in recwarn if "GPU" in str(warning.message)]
     assert metrics["device"].startswith("cuda: ")
     assert 0 <= metrics["test"]["accuracy"] <= 1
     found = evaluate(RunDirectory(directory), "test", "best")  # on a CPU, in single precision

@@ -89,6 +89,7 @@ NO_FAULTS = (
     "conditioned on metric",  # likewise; where there is validation the run ends
     r"module\(s\) in eval mode",  # normalization of a part that is frozen
     "across ranks is zero",  # there may be no validation data
+    "GPU available but not used",  # a config is tried on a CPU, or asks for one
 )
 # Nor this, unless a callback logs in steps.
 NO_FAULT_OF_EPOCHS = "(?s).*smaller than the logging interval"

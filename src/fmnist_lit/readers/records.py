@@ -42,7 +42,7 @@ COLUMNS = (
 )
 # Columns that every table of records has; further ones are overrides and figures of epochs.
 ALWAYS = (
-    *("experiment", "seed", "changes", *SPLITS, "test_flipped", "last_val", "minutes", "epochs"),
+    *("experiment", "seed", "changes", *SPLITS, "test_flipped", "last_val", "minutes", "gpu", "epochs"),
     *("parameters", "training_tflop", "commit", "date"),
 )
 
@@ -270,7 +270,9 @@ def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
         key: record.get(key, math.nan) for key in ("parameters", "training_tflop", "final_rate", "latency_ms")
     }
     row |= {"changes": " ".join(overrides), "minutes": record["seconds"] / 60}
+    kind, _, name = record.get("device", "").partition(": ")
     row |= {
+        "gpu": name.partition(",")[0] if kind == "cuda" else "",
         "commit": record.get("commit", "-")[:7],
         "date": record.get("date", "-"),
     }  # early ones have no date

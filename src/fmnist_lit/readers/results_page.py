@@ -172,9 +172,10 @@ def verdict_of(pairs: "Series[float]") -> str:
     return "better" if low > 0 else "worse"
 
 
-def minutes(runs: DataFrame) -> str:
-    """Return the median time of some runs, for a run may have been held up."""
-    return f"{runs['minutes'].median():.0f}"
+def minutes(runs: DataFrame, unit: str = "") -> str:
+    """Return the median time of some runs, for a run may have been held up, and the GPUs if it is theirs."""
+    places = ", ".join(sorted({gpu for gpu in runs["gpu"] if gpu}))
+    return f"{runs['minutes'].median():.0f}{unit}" + (f" on {places}" if places else "")
 
 
 def measured(experiment: str, figure: str | None, table: DataFrame) -> str:
@@ -182,7 +183,7 @@ def measured(experiment: str, figure: str | None, table: DataFrame) -> str:
     whole, others = runs_of(experiment, table)
     if whole.empty:
         return "; ".join(["not run", *changed(others, figure)])
-    return f"{accuracies(whole, figure)} (n = {len(whole)}), {minutes(whole)} minutes"
+    return f"{accuracies(whole, figure)} (n = {len(whole)}), {minutes(whole, ' minutes')}"
 
 
 def accuracies(runs: DataFrame, figure: str | None) -> str:
@@ -195,7 +196,8 @@ def changed(runs: DataFrame, figure: str | None) -> list[str]:
     """Say what each of some runs gave that are not the whole experiment as it stands."""
     each = [runs.iloc[[number]] for number in range(len(runs))]
     return [
-        f"with {markdown(run['changes'].item())} (n = 1): {accuracies(run, figure)}; {minutes(run)} minutes"
+        f"with {markdown(run['changes'].item())} (n = 1): {accuracies(run, figure)}; "
+        + minutes(run, " minutes")
         for run in each
     ]
 
