@@ -396,11 +396,21 @@ def test_a_compiled_network_is_the_same_network(trained: Any, monkeypatch: pytes
         return graph.forward
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    monkeypatch.setattr("fmnist_lit.run.is_worth_compiling", lambda config: True)
     overrides = ("model=residual", "trainer.precision=bf16-mixed", "ema_decay=0.9", "data.batch_size=48")
     directory, _ = trained(*overrides, "compile=true")
     plain, _ = trained(*overrides)
     assert same(weights(directory), weights(plain))
     assert [size[0] for size in compiled] == [48, 160 - 3 * 48]
+
+
+def test_nothing_is_compiled_on_a_cpu(
+    trained: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch, "compile", None)
+    with caplog.at_level("INFO"):
+        trained("model=cnn_a", "compile=true")
+    assert "compile=true: not on a CPU, where it is no faster." in caplog.messages
 
 
 CUDA = {

@@ -23,7 +23,7 @@ WRONG = {
     type(None): ("true", "{a:1}"),
 }
 # Keys that may be so, and those that need not be there.
-FREE = ("trainer.num_sanity_val_steps",)
+FREE = ("trainer.num_sanity_val_steps", "init_from")
 REQUIRED = (
     *("seed", "label_smoothing", "steps_per_execution", "data", "patch", "model", "init"),
     *("optim", "schedule", "trainer", "debug", "augment", "callbacks", "logger", "metrics"),

@@ -51,7 +51,13 @@ from fmnist_lit.schedules import build_schedule
 from fmnist_lit.summary import start_summary, summary
 from fmnist_lit.tensorboard import FinalEvents
 from fmnist_lit.threads import free_threads
-from fmnist_lit.trainer import build_callbacks, build_trainer, quiet_lightning, steps_per_execution
+from fmnist_lit.trainer import (
+    accelerator,
+    build_callbacks,
+    build_trainer,
+    quiet_lightning,
+    steps_per_execution,
+)
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +177,8 @@ def train_and_test(
     """Do what ``run`` says, as one of the processes that train together."""
     quiet_lightning()
     keep_freed_memory()
-    if config["compile"]:
+    compiled = config["compile"] and is_worth_compiling(config)
+    if compiled:
         torch.compiler.reset()  # of one function a process keeps but a few versions, a sweep's jobs make more
     processes = distributed.world_size(config)
     torch.set_num_threads(config["threads"] or most_threads(config))
@@ -180,7 +187,7 @@ def train_and_test(
     named = build_callbacks(config, directory=directory, signals=signals, computed=computed(config))
     steps = steps_per_execution(config, [*callbacks, *named])
     checkpoint, kept = latest_valid(directory) if resumed else (None, {})
-    classifier = build_classifier(config, images.classes, steps, is_new=checkpoint is None)
+    classifier = build_classifier(config, images.classes, steps, checkpoint is None, compiled)
     data = build_data(config, steps, images, classifier.outputs)
     history = History(directory / "history.csv")
     limited = with_steps(config, classifier, images)
@@ -190,6 +197,8 @@ def train_and_test(
     if trainer.is_global_zero:
         log.info("Run directory: %s", directory)
         log.info("Device: %s", device)
+        if config["compile"] and not compiled:
+            log.info("compile=true: not on a CPU, where it is no faster.")
         if resumed:
             log.info("Resumed from %s", checkpoint or "the start: there is no whole checkpoint.")
         for line in classifier.about:
@@ -225,6 +234,11 @@ def train_and_test(
         write_json(directory / "metrics.json", metrics)  # last: a run that has it is finished
         log.info("%s", summary(directory, metrics))
     return metrics
+
+
+def is_worth_compiling(config: Mapping[str, Any]) -> bool:
+    """Whether a GPU trains; on a CPU, in bf16-mixed, some networks' gradients would be no numbers."""
+    return accelerator(config["trainer"]) != "cpu"
 
 
 def fit(
@@ -333,13 +347,18 @@ def alone(directory: Path) -> Iterator[BaseFileLock]:
 
 
 def build_classifier(
-    config: Mapping[str, Any], classes: Sequence[str] = CLASSES, steps: int = 1, is_new: bool = True
+    config: Mapping[str, Any],
+    classes: Sequence[str] = CLASSES,
+    steps: int = 1,
+    is_new: bool = True,
+    compiled: bool = False,
 ) -> Classifier:
     """Build the model, draw its weights, and wrap it for training.
 
     Args:
         classes: their names.
         is_new: no checkpoint of the run itself is going to be loaded.
+        compiled: as ``Classifier`` takes it.
 
     Raises:
         UsageError: the model does not fit the classes, or the weights that it is to start from.
@@ -370,7 +389,7 @@ def build_classifier(
         # A network that saw no mirror images knows none.
         tta_flip=bool((config["augment"].get("affine") or {}).get("flip")),
         steps_per_execution=steps,
-        compiled=config["compile"],
+        compiled=compiled,
         log_test=False,  # FinalEvents does
         gradient_clip_val=config["trainer"].get("gradient_clip_val"),
         gradient_clip_algorithm=config["trainer"].get("gradient_clip_algorithm"),
