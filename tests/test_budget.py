@@ -49,11 +49,13 @@ def test_a_target_is_never_passed_and_nearly_reached(target: float) -> None:
     assert seen == target * 160 or target != int(target), "whole epochs where they fit"
 
 
+@pytest.mark.parametrize("schedule", ["linear", "constant"])  # one asks for the steps before training
+@pytest.mark.parametrize("call", [17, 23], ids=["from the end of an epoch", "from within it"])
 def test_a_run_of_a_target_goes_on_to_the_same_bits(
-    composed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: int, schedule: str, composed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = ("data=synthetic", "data.images.train=200", "data.images.test=50", "trainer=cpu", "threads=1")
-    config = composed(*small, "logger=none", *TARGET, "schedule=linear", "callbacks.resume.every_s=0")
+    config = composed(*small, "logger=none", *TARGET, f"schedule={schedule}", "callbacks.resume.every_s=0")
     for name in ("once", "twice"):
         (tmp_path / name).mkdir()
     run(config, tmp_path / "once", {}, "")
@@ -61,7 +63,7 @@ def test_a_run_of_a_target_goes_on_to_the_same_bits(
 
     def dying(self: Classifier, *arguments: Any) -> Any:
         calls.append(1)
-        return die() if len(calls) == 23 else training_step(self, *arguments)
+        return die() if len(calls) == call else training_step(self, *arguments)
 
     monkeypatch.setattr(Classifier, "training_step", dying)
     with pytest.raises(Killed):

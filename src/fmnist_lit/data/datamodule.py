@@ -126,7 +126,12 @@ class DataModule(L.LightningDataModule):
         return self.loader
 
     def state_dict(self) -> dict[str, int]:
-        """Return the place in the epoch, which Lightning keeps in its checkpoints."""
+        """Return the place in the epoch, which Lightning keeps in its checkpoints: after its end, the next one's.
+
+        The end may come before the loader's, as with ``trainer.limit_train_batches``.
+        """
+        if self.trainer and self.trainer.is_last_batch:
+            return {"handed_out": 0}
         return self.place if self.loader is None else self.loader.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
