@@ -126,7 +126,7 @@ class DataModule(L.LightningDataModule):
         return self.loader
 
     def state_dict(self) -> dict[str, int]:
-        """Return the place in the epoch, which Lightning keeps in its checkpoints: after its end, the next one's.
+        """Return the place in the epoch for Lightning's checkpoints; after its end, the next one's.
 
         The end may come before the loader's, as with ``trainer.limit_train_batches``.
         """
