@@ -187,7 +187,7 @@ def train_and_test(
     named = build_callbacks(config, directory=directory, signals=signals, computed=computed(config))
     steps = steps_per_execution(config, [*callbacks, *named])
     checkpoint, kept = latest_valid(directory) if resumed else (None, {})
-    classifier = build_classifier(config, images.classes, steps, checkpoint is None, compiled)
+    classifier = build_classifier(config, images.classes, steps, is_new=checkpoint is None, compiled=compiled)
     data = build_data(config, steps, images, classifier.outputs)
     history = History(directory / "history.csv")
     limited = with_steps(config, classifier, images)
