@@ -283,16 +283,18 @@ def test_minutes_of_a_gpu_say_so() -> None:
     assert [line.minutes for line in lines_of(rows, made)] == ["2 on NVIDIA H100 80GB HBM3"]
 
 
-def test_an_ingredient_is_held_against_runs_of_its_own_precision() -> None:
+def test_an_ingredient_is_held_against_runs_of_its_own_precision_and_gpu() -> None:
     short, single = "champion/short", "trainer.precision=32-true"
+    gpu = {"device": "cuda: NVIDIA H100 80GB HBM3, 79 GiB"}
     made = [record(short, 0, 0.9, 0.93), record(short, 0, 0.9, 0.95, "init=identity")]
     made += [record(short, 0, 0.9, 0.50, single), record(short, 0, 0.9, 0.54, single, "init=identity")]
     made += [record(short, 1, 0.9, 0.99, single, "init=identity")]  # without its fellow: no pair
+    made += [record(short, 0, 0.9, 0.60) | gpu, record(short, 0, 0.9, 0.66, "init=identity") | gpu]
     rows = {"champion": {"about": "Ours.", "rows": [{"row": "cpu"}]}}
     lines = results_page(rows, made, CLAIMS, {}, COMMANDS).splitlines()
-    assert "| nothing | 71.50 ± 30.41 | 2 | - | - | - |" in lines
+    assert "| nothing | 67.67 ± 22.50 | 3 | - | - | - |" in lines
     changed = next(line for line in lines if line.startswith("| `init=identity` |"))
-    assert changed.split(" | ")[2:4] == ["3", "+3.00"]
+    assert changed.split(" | ")[2:4] == ["4", "+4.00"]
 
 
 def test_ingredients_and_sizes_may_be_runs_of_studies() -> None:

@@ -27,7 +27,7 @@ PAIRS, SMALL, PAIRS_OF_SMALL = 5, 0.2, 10
 FIVE_MODELS = ("mlp4", "mlp4_patched", "mlp_custom", "cnn_a", "cnn_b", "cnn_c")
 SHORT = "champion/short"  # our recipe on a shortened schedule, with validation data
 PRECISION = r"trainer\.precision=\S+"  # an override that changes how a recipe is computed, not the recipe
-PAIRED = ["precision", "seed"]  # in which both runs of a pair are alike
+PAIRED = ["precision", "gpu", "seed"]  # in which both runs of a pair are alike
 # What stands beside what, over the same seeds: title, experiment, and the one it is compared with.
 COMPARISONS = (
     ("CNN B: corrected head against double softmax", "five_models/cnn_b_logits", "five_models/cnn_b"),
@@ -222,11 +222,11 @@ def with_measured(header: str, line: str) -> str:
 def ingredients(table: DataFrame) -> list[tuple[str, "Series[float]", "Series[float]"]]:
     """Return the short recipe as it is and with each change, best first.
 
-    Each has its name, its validation accuracies, and their differences from the recipe's of the same seed and
-    precision. Of two runs that are alike in all three the later row counts: a study made all of its own on
-    one machine.
+    Each has its name, its validation accuracies, and their differences from the recipe's of the same seed,
+    precision and GPU, if any. Of two runs that are alike in all of these the later row counts: a study made
+    all of its own on one machine.
     """
-    runs = table[table["experiment"] == SHORT]
+    runs = table[table["experiment"] == SHORT].copy()  # whole: a table of many columns comes in pieces
     precision = runs["changes"].str.extract(rf"({PRECISION})", expand=False).fillna("")
     changes = runs["changes"].str.replace(PRECISION, "", regex=True).str.split().str.join(" ")
     runs = runs.assign(precision=precision, changes=changes)
