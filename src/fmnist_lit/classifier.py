@@ -41,6 +41,20 @@ def split_names(loaders: Any) -> list[str]:
     return list(loaders)
 
 
+def moving_average(decay: float) -> Callable[[Any, Any, Tensor | int], None]:
+    """Return what moves an average of weights, which keeps less than ``decay`` of itself at first.
+
+    After n steps it keeps (1 + n) / (10 + n), as TensorFlow's ExponentialMovingAverage does; else a short run
+    is tested with what its weights were at the start.
+    """
+
+    def move(averages: Any, weights: Any, steps: Tensor | int) -> None:
+        kept = min(decay, (1 + int(steps)) / (10 + int(steps)))
+        get_ema_multi_avg_fn(kept)(averages, weights, steps)
+
+    return move
+
+
 class Classifier(L.LightningModule):
     """Trains and evaluates a network with cross-entropy on its output.
 
@@ -51,8 +65,9 @@ class Classifier(L.LightningModule):
             Lightning's dictionary of one, or None.
         metrics: further ones, by name, each with ``update(preds, target)``.
         label_smoothing: of the loss that is trained on; what is counted is the plain cross-entropy.
-        ema_decay: share that an exponential moving average of the weights keeps in each step; the average is
-            what is evaluated and stored as the model. None means no average.
+        ema_decay: share that an exponential moving average of the weights keeps in each step, less in the
+            first ones (``moving_average``); the average is what is evaluated and stored as the model. None
+            means no average.
         tta_flip: test once more with the mean output of each image and its mirror image, counted apart.
         classes: their names, which a checkpoint keeps.
         outputs: of the model, at least as many.
@@ -102,7 +117,7 @@ class Classifier(L.LightningModule):
         self.validated = self.logged = False  # this epoch; its training
         self.averaged: AveragedModel | None = None
         if ema_decay is not None:
-            average = get_ema_multi_avg_fn(ema_decay)
+            average = moving_average(ema_decay)
             self.averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True).requires_grad_(False)
         splits = ("train", "val", "test", FLIPPED)
         # The underscore: a module's own names, "train" among them, are no keys.
