@@ -43,7 +43,6 @@ class Baseline:
         )
         context.callback(self.process.wait)
         context.callback(self.process.kill)
-        self.answer()
 
     def answer(self) -> str:
         """Read a line, but none that a library prints.
@@ -70,6 +69,8 @@ def measure_all(work: dict[str, Any], names: list[str], against: Path | None, ro
             Baseline(context, name, work, against if name == AGAINST and against else HERE.parent)
             for name in names
         ]
+        for one in running:  # they started together
+            one.answer()
         measured = [[one.measure() for one in running] for _ in range(rounds)]
     speeds = {name: [row[i][0] for row in measured] for i, name in enumerate(names)}
     memory = {name: measured[-1][i][1] for i, name in enumerate(names)}

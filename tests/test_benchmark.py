@@ -49,7 +49,7 @@ def test_one_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "Popen", Forked)
     work = {"model": "mlp4", "batch_size": 32, "images": 7, "threads": 1}
     with ExitStack() as context, pytest.raises(UserError, match=r"bare failed: .*data\.train_subset=7"):
-        benchmarks.speed.Baseline(context, "bare", work, ROOT)
+        benchmarks.speed.Baseline(context, "bare", work, ROOT).answer()
 
 
 def test_ratios_are_of_the_same_round_and_of_the_better_loader() -> None:
