@@ -49,6 +49,13 @@ def test_a_target_is_never_passed_and_nearly_reached(target: float) -> None:
     assert seen == target * 160 or target != int(target), "whole epochs where they fit"
 
 
+def test_what_a_callback_evaluates_is_within_the_target(trained: Any) -> None:
+    """A forward pass of all 160 images takes the computation of three and a third steps."""
+    _, metrics = trained(*TARGET, "callbacks=hard_part")
+    assert metrics["training_tflop"] == pytest.approx((21 + 160 / 16 / 3) * A_STEP)
+    assert metrics["epochs"] == 3, "of seven steps"
+
+
 @pytest.mark.parametrize("schedule", ["linear", "constant"])  # one asks for the steps before training
 @pytest.mark.parametrize("call", [17, 23], ids=["from the end of an epoch", "from within it"])
 def test_a_run_of_a_target_goes_on_to_the_same_bits(

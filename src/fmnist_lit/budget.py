@@ -1,7 +1,7 @@
 """Training length by computation: ``trainer.target_tflop`` in place of ``trainer.max_epochs``."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -22,7 +22,12 @@ def step_flop(optimizer: Optimizer) -> float:
 
 
 def length_within_target(
-    flags: Mapping[str, Any], model: nn.Module, optimizer: Optimizer, images: int, batch_size: int
+    flags: Mapping[str, Any],
+    model: nn.Module,
+    optimizer: Optimizer,
+    images: int,
+    batch_size: int,
+    callbacks: Sequence[Any] = (),
 ) -> dict[str, int]:
     """Return the Trainer's epochs, and their batches, that a target of computation allows.
 
@@ -32,11 +37,12 @@ def length_within_target(
     Args:
         flags: of the config's trainer.
         images: of an epoch.
+        callbacks: those with ``planned_images`` say of how many further images they take the computation.
 
     Raises:
         UsageError: it allows no step, or something else says how many batches an epoch or a step has.
     """
-    target = flags["target_tflop"]
+    asked = flags["target_tflop"]
     others = [
         f"trainer.{key}" for key in OTHERS if key in flags and not is_one_of(flags[key], OF_SINGLE_STEPS[key])
     ]
@@ -45,9 +51,13 @@ def length_within_target(
     size = min(batch_size, images)
     an_image, a_step = training_flop(model), step_flop(optimizer)
     of_epoch, of_step = math.ceil(images / size), (size * an_image + a_step) / 1e12
+    planned = sum(one.planned_images(images) for one in callbacks if hasattr(one, "planned_images"))
+    target = asked - planned * an_image / 1e12
     whole = (images * an_image + of_epoch * a_step) / 1e12
     if target < of_step:
-        raise UsageError(f"trainer.target_tflop={target}: a single step takes {of_step:.2g} TFLOP.")
+        raise UsageError(
+            f"trainer.target_tflop={asked}: a single step takes {asked - target + of_step:.2g} TFLOP."
+        )
     fit = int(target // whole)
     shorter = int(target / (fit + 1) // of_step)  # no last batch that may be smaller
     if fit * whole >= (fit + 1) * shorter * of_step:

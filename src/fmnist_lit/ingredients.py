@@ -227,7 +227,7 @@ class HardPart(EpochArrangement):
             raise ValueError(f"easiest={easiest} and noise={noise} leave no image.")
         self.after, self.easiest, self.noise = after, easiest, noise
         self.kept: Tensor | None = None
-        self.further_images = 0.0  # whose computation counts: a forward pass is a third
+        self.further_images = 0.0  # those evaluated, as many as train for the same computation
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was chosen."""
@@ -236,6 +236,10 @@ class HardPart(EpochArrangement):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep to it."""
         vars(self).update(state_dict)
+
+    def planned_images(self, images: int) -> float:
+        """Return how many images train for the computation of evaluating all: a forward pass is a third."""
+        return images / 3
 
     def arrange(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leave the others out, from the epoch on that ``after`` says."""
@@ -255,6 +259,6 @@ class HardPart(EpochArrangement):
         ]
         pl_module.train()
         order = torch.cat(losses).argsort(stable=True).cpu()
-        self.further_images = len(order) / 3
+        self.further_images = self.planned_images(len(order))
         kept = order[int(self.easiest * len(order)) : len(order) - int(self.noise * len(order))]
         return kept.sort().values

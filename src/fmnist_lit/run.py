@@ -101,7 +101,8 @@ def run(
         images: Images = build(config["data"]["images"], "data.images", fetch=not resumed)
         is_new, busy = not resumed and not claimed, ""
         if is_new:  # what is refused leaves the directory free
-            with_steps(config, build_classifier(config, images.classes), images)
+            named = build_callbacks(config, directory=directory, signals=signals, computed=computed(config))
+            with_steps(config, build_classifier(config, images.classes), images, named)
             config, busy = with_threads(config)
         whole = {**config, ORIGIN: {"command": command, "choices": dict(choices)}}
         if is_new and rank == 0:
@@ -125,7 +126,9 @@ def run(
         return train_and_test(config, directory, choices, command, signals, resumed, callbacks, images)
 
 
-def with_steps(config: Mapping[str, Any], classifier: Classifier, images: Images) -> dict[str, Any]:
+def with_steps(
+    config: Mapping[str, Any], classifier: Classifier, images: Images, callbacks: Sequence[L.Callback]
+) -> dict[str, Any]:
     """Return the config with the steps that a target of computation allows, if there is one.
 
     Raises:
@@ -139,7 +142,7 @@ def with_steps(config: Mapping[str, Any], classifier: Classifier, images: Images
     optimizer = classifier.make_optimizer(classifier.model.parameters())
     images_of_epoch = len(data.splits["train"][1])
     length = length_within_target(
-        flags, classifier.model, optimizer, images_of_epoch, config["data"]["batch_size"]
+        flags, classifier.model, optimizer, images_of_epoch, config["data"]["batch_size"], callbacks
     )
     return {**config, "trainer": {**flags, **length}}
 
@@ -190,7 +193,7 @@ def train_and_test(
     classifier = build_classifier(config, images.classes, steps, is_new=checkpoint is None, compiled=compiled)
     data = build_data(config, steps, images, classifier.outputs)
     history = History(directory / "history.csv")
-    limited = with_steps(config, classifier, images)
+    limited = with_steps(config, classifier, images, [*callbacks, *named])
     trainer = build_trainer(limited, directory, [*callbacks, *named], history)
     device = provenance.device_name(trainer.strategy.root_device)
     device += f", {processes} processes" if processes > 1 else ""
