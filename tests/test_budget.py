@@ -11,6 +11,7 @@ from fmnist_lit.budget import length_within_target
 from fmnist_lit.classifier import Classifier
 from fmnist_lit.config import read_config
 from fmnist_lit.errors import UsageError
+from fmnist_lit.ingredients import HardPart
 from fmnist_lit.models.compute import training_flop
 from fmnist_lit.models.mlp import MLP
 from fmnist_lit.resume import resume
@@ -54,6 +55,14 @@ def test_what_a_callback_evaluates_is_within_the_target(trained: Any) -> None:
     _, metrics = trained(*TARGET, "callbacks=hard_part")
     assert metrics["training_tflop"] == pytest.approx((21 + 160 / 16 / 3) * A_STEP)
     assert metrics["epochs"] == 3, "of seven steps"
+
+
+def test_a_target_that_a_callback_uses_up_leaves_nothing(composed: Any, tmp_path: Path) -> None:
+    small = ("data=synthetic", "data.images.train=200", "data.images.test=50", "trainer=cpu", "logger=none")
+    config = composed(*small, *TARGET, f"trainer.target_tflop={A_STEP * 3}")
+    with pytest.raises(UsageError, match=r"a single step takes 2\.4e-05 TFLOP"):
+        run(config, tmp_path, {}, "", callbacks=[HardPart(0.5, easiest=0.5)])
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("schedule", ["linear", "constant"])  # one asks for the steps before training

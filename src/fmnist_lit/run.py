@@ -102,7 +102,7 @@ def run(
         is_new, busy = not resumed and not claimed, ""
         if is_new:  # what is refused leaves the directory free
             named = build_callbacks(config, directory=directory, signals=signals, computed=computed(config))
-            with_steps(config, build_classifier(config, images.classes), images, named)
+            with_steps(config, build_classifier(config, images.classes), images, [*callbacks, *named])
             config, busy = with_threads(config)
         whole = {**config, ORIGIN: {"command": command, "choices": dict(choices)}}
         if is_new and rank == 0:
