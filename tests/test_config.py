@@ -128,6 +128,7 @@ def test_all_groups_and_options_are_there() -> None:
             "vgg11",
             "residual",
             "separable",
+            "residual_members",
         },
         "patch": {"none", "concat", "shared", "embed"},
         "init": {

@@ -193,7 +193,11 @@ def test_what_cannot_train_is_refused_before_a_run_begins(
 
 
 @pytest.mark.parametrize(
-    "model", ["mlp4", "cnn_a", "cnn_b", "cnn_c", "lenet", "vgg11", "residual", "separable", "block_cnn"]
+    "model",
+    [
+        *("mlp4", "cnn_a", "cnn_b", "cnn_c", "lenet", "vgg11", "block_cnn"),
+        *("residual", "separable", "residual_members"),
+    ],
 )
 @pytest.mark.parametrize("classes", [2, 26])
 def test_every_model_has_an_output_for_each_class(

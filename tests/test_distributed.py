@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,7 @@ def first_started(args: Sequence[str], env: Mapping[str, str], **further: Any) -
 @pytest.mark.long
 def test_ranks_end_with_a_launcher_that_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess_handler, "Popen", first_started)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # what is killed cannot tidy up
     process = start(*command_on_two_ranks(tmp_path))
     wait_for((tmp_path / "checkpoints" / LAST).exists)
     ranks = ranks_of(process)

@@ -1,5 +1,6 @@
 """The networks, their patching modes and their initialization."""
 
+import copy
 import math
 import re
 from typing import Any, get_args
@@ -11,10 +12,11 @@ from torch import nn
 from fmnist_lit.build import build
 from fmnist_lit.models.block_cnn import BlockCNN
 from fmnist_lit.models.cnn import CNNB, loss_floor
-from fmnist_lit.models.compute import training_flop
+from fmnist_lit.models.compute import evaluation_flop, training_flop
 from fmnist_lit.models.initialization import SCHEMES, ConvScheme, Scheme, initialize
 from fmnist_lit.models.layer_table import layer_table, parameter_count
 from fmnist_lit.models.lenet import LeNet
+from fmnist_lit.models.members import ResidualMembers
 from fmnist_lit.models.mlp import MLP
 from fmnist_lit.models.patching import ConcatPatches, PatchEmbedding, SharedMLP, patchify
 from fmnist_lit.models.residual import Residual, ResidualCNN
@@ -144,6 +146,21 @@ TABLES = {
         ("MaxAndMean", (320,), 0),
         *dense(10, 3_210),
     ],
+    "residual_members": [
+        *convolution(20, 28, 180, "GELU"),
+        ("MaxPool2d", (20, 14, 14), 0),
+        *convolution(33, 14, 5_940, "GELU"),
+        *convolution(33, 14, 9_801, "GELU"),
+        ("MaxPool2d", (33, 7, 7), 0),
+        *convolution(66, 7, 19_602, "GELU"),
+        *convolution(66, 7, 39_204, "GELU"),
+        ("MaxPool2d", (66, 3, 3), 0),
+        *convolution(110, 3, 65_340, "GELU"),
+        *convolution(110, 3, 108_900, "GELU"),
+        ("MaxAndMean", (220,), 0),
+        *dense(10, 2_210),
+    ]
+    * 4,
     "separable": [
         *convolution(16, 28, 144, "GELU"),
         *inverted_residual(16, 28),
@@ -178,6 +195,7 @@ PARAMETERS = {
     "block_cnn": 1_560_330,
     "residual": 527_078,
     "separable": 293_274,
+    "residual_members": 4 * 252_053,
     "vgg11": 9_755_274,
 }
 
@@ -248,6 +266,32 @@ def test_blocks_of_the_stem_stand_at_full_size() -> None:
         *convolution(8, 28, 576, "GELU"),
         ("MaxPool2d", (8, 14, 14), 0),
     ]
+
+
+def test_each_image_trains_one_member_and_all_of_them_answer() -> None:
+    torch.manual_seed(0)
+    model = ResidualMembers(3, stem=4, widths=[6], blocks=[1])
+    first, second, third = model.members
+    assert not torch.equal(first.output.weight, second.output.weight), "members begin at weights of their own"
+    images, labels = torch.rand(8, 1, 28, 28), torch.arange(8)
+    logits = model(images)
+    parts = images.split([3, 3, 2])
+    alone = [copy.deepcopy(member)(part) for member, part in zip(model.members, parts, strict=True)]
+    torch.testing.assert_close(logits, torch.cat(alone))
+    nn.functional.cross_entropy(logits[:3], labels[:3]).backward()
+    assert all(weight.grad is not None for weight in first.parameters())
+    assert all(weight.grad.abs().max() == 0 for weight in (*second.parameters(), *third.parameters()))
+    model.eval()
+    mean = torch.stack([member(images).softmax(1) for member in model.members]).mean(0)
+    torch.testing.assert_close(model(images).softmax(1), mean)
+    assert model.train()(images[:1]).shape == (1, 10), "of the first alone"
+
+
+def test_members_cost_in_training_what_one_of_them_costs() -> None:
+    network = {"stem": 4, "widths": [6], "blocks": [1]}
+    one, three = ResidualCNN(**network), ResidualMembers(3, **network)
+    assert training_flop(three) == training_flop(one)
+    assert evaluation_flop(three) == 3 * evaluation_flop(one)
 
 
 @pytest.mark.parametrize("kind", [CNNB, LeNet])

@@ -51,7 +51,7 @@ def length_within_target(
     size = min(batch_size, images)
     an_image, a_step = training_flop(model), step_flop(optimizer)
     of_epoch, of_step = math.ceil(images / size), (size * an_image + a_step) / 1e12
-    planned = sum(one.planned_images(images) for one in callbacks if hasattr(one, "planned_images"))
+    planned = sum(one.planned_images(images, model) for one in callbacks if hasattr(one, "planned_images"))
     target = asked - planned * an_image / 1e12
     whole = (images * an_image + of_epoch * a_step) / 1e12
     if target < of_step:

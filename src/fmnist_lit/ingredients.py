@@ -15,20 +15,20 @@ from fmnist_lit.constraints import OpenShare, Positive, Share
 from fmnist_lit.data.augment import Change
 from fmnist_lit.data.loader import BatchLoader, epoch_order
 from fmnist_lit.errors import UsageError
-from fmnist_lit.models.compute import training_flop
+from fmnist_lit.models.compute import evaluation_flop, training_flop
 from fmnist_lit.optimizers import Muon
 
 
-def first_convolution(model: nn.Module, who: str) -> nn.Conv2d:
-    """Return a model's first convolution.
+def convolutions_of_images(model: nn.Module) -> list[nn.Conv2d]:
+    """Return those of one channel: a model's first, or the first of each of its members.
 
     Raises:
-        UsageError: it has none.
+        UsageError: there is none.
     """
-    found = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+    found = [one for one in model.modules() if isinstance(one, nn.Conv2d) and one.in_channels == 1]
     if not found:
-        raise UsageError(f"callbacks: {who} needs a convolution, and the model has none.")
-    return found[0]
+        raise UsageError("callbacks: WhitenedStem needs a convolution of the images, and the model has none.")
+    return found
 
 
 def all_training_images(trainer: L.Trainer) -> BatchLoader:
@@ -64,18 +64,18 @@ class WhitenedStem(L.Callback):
         """
         if stage != "fit":
             return
-        layer = first_convolution(pl_module, "WhitenedStem")
-        side = layer.kernel_size[0]
         images = next(iter(all_training_images(trainer)))[0]
-        filters = whitening_filters(images, side)
-        if layer.out_channels != 2 * len(filters):
-            raise UsageError(
-                f"callbacks: WhitenedStem needs {2 * len(filters)} channels in the first convolution, two "
-                f"for each pixel of its kernel; it has {layer.out_channels}."
-            )
-        with torch.no_grad():
-            layer.weight.copy_(torch.cat([filters, -filters]))
-        layer.weight.requires_grad_(False)
+        model: Any = pl_module.model
+        for layer in convolutions_of_images(model):
+            filters = whitening_filters(images, layer.kernel_size[0])
+            if layer.out_channels != 2 * len(filters):
+                raise UsageError(
+                    f"callbacks: WhitenedStem needs {2 * len(filters)} channels in the first convolution, "
+                    f"two for each pixel of its kernel; it has {layer.out_channels}."
+                )
+            with torch.no_grad():
+                layer.weight.copy_(torch.cat([filters, -filters]))
+            layer.weight.requires_grad_(False)
 
 
 class FastBiases(L.Callback):
@@ -237,9 +237,9 @@ class HardPart(EpochArrangement):
         """Keep to it."""
         vars(self).update(state_dict)
 
-    def planned_images(self, images: int) -> float:
-        """Return how many images train for the computation of evaluating all: a forward pass is a third."""
-        return images / 3
+    def planned_images(self, images: int, model: nn.Module) -> float:
+        """Return how many images train for the computation of evaluating all."""
+        return images * evaluation_flop(model) / training_flop(model)
 
     def arrange(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leave the others out, from the epoch on that ``after`` says."""
@@ -247,6 +247,8 @@ class HardPart(EpochArrangement):
             return
         if self.kept is None:
             self.kept = self.choose(trainer, pl_module)
+            model: Any = pl_module.model
+            self.further_images = self.planned_images(len(training_batches(trainer).images), model)
         training_batches(trainer).pool = self.kept
 
     @torch.no_grad()
@@ -259,6 +261,5 @@ class HardPart(EpochArrangement):
         ]
         pl_module.train()
         order = torch.cat(losses).argsort(stable=True).cpu()
-        self.further_images = self.planned_images(len(order))
         kept = order[int(self.easiest * len(order)) : len(order) - int(self.noise * len(order))]
         return kept.sort().values

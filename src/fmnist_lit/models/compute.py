@@ -1,4 +1,4 @@
-"""How much computation a training takes, by PyTorch's own counter, grouped convolutions put right."""
+"""How much computation a network takes, by PyTorch's own counter, grouped convolutions put right."""
 
 import copy
 import math
@@ -40,10 +40,28 @@ def training_flop(model: nn.Module, batch_size: int = 2, side: int = 28) -> floa
     >>> training_flop(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)))  # outputs, and gradients of weights
     31360.0
     """
-    # The counter knows PyTorch's own products alone, and in double precision no layer uses others.
-    copied = copy.deepcopy(model).cpu().double().train()
-    images = torch.zeros(batch_size, 1, side, side).double()
     labels = torch.zeros(batch_size, dtype=torch.int64)
+    copied, images = counted(model, batch_size, side)
     with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:
-        cross_entropy(copied(images), labels).backward()
+        cross_entropy(copied.train()(images), labels).backward()
     return float(counter.get_total_flops()) / batch_size
+
+
+def evaluation_flop(model: nn.Module) -> float:
+    """Count the floating-point operations of asking a network of one image.
+
+    >>> evaluation_flop(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)))
+    15680.0
+    """
+    copied, images = counted(model, 1)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        copied.eval()(images)
+    return float(counter.get_total_flops())
+
+
+def counted(model: nn.Module, batch_size: int, side: int = 28) -> tuple[nn.Module, torch.Tensor]:
+    """Return a copy of a network, and images for it, whose products the counter knows.
+
+    It knows PyTorch's own alone, and in double precision no layer uses others.
+    """
+    return copy.deepcopy(model).cpu().double(), torch.zeros(batch_size, 1, side, side).double()
