@@ -66,6 +66,11 @@ def test_a_whitened_stem_says_how_many_channels_it_needs(trained: Any) -> None:
         trained("model=residual", "callbacks=whitened_stem")
 
 
+def test_a_whitened_stem_needs_a_convolution(trained: Any) -> None:
+    with pytest.raises(UsageError, match="needs a convolution of the images, and the model has none"):
+        trained("model=mlp4", "callbacks=whitened_stem")
+
+
 def test_each_member_has_a_whitened_stem(trained: Any) -> None:
     members = (STEM[0].replace("residual", "residual_members"), *STEM[1:], "model.members=2")
     run, _ = trained(*members, "callbacks=whitened_stem", "trainer.max_epochs=1")

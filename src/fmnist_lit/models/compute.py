@@ -41,7 +41,7 @@ def training_flop(model: nn.Module, batch_size: int = 2, side: int = 28) -> floa
     31360.0
     """
     labels = torch.zeros(batch_size, dtype=torch.int64)
-    copied, images = counted(model, batch_size, side)
+    copied, images = in_double_precision(model, batch_size, side)
     with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:
         cross_entropy(copied.train()(images), labels).backward()
     return float(counter.get_total_flops()) / batch_size
@@ -53,15 +53,15 @@ def evaluation_flop(model: nn.Module) -> float:
     >>> evaluation_flop(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)))
     15680.0
     """
-    copied, images = counted(model, 1)
+    copied, images = in_double_precision(model, 1)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         copied.eval()(images)
     return float(counter.get_total_flops())
 
 
-def counted(model: nn.Module, batch_size: int, side: int = 28) -> tuple[nn.Module, torch.Tensor]:
-    """Return a copy of a network, and images for it, whose products the counter knows.
+def in_double_precision(model: nn.Module, batch_size: int, side: int = 28) -> tuple[nn.Module, torch.Tensor]:
+    """Return a copy of a network, and black images for it.
 
-    It knows PyTorch's own alone, and in double precision no layer uses others.
+    The counter knows PyTorch's own products alone, and in double precision no layer uses others.
     """
     return copy.deepcopy(model).cpu().double(), torch.zeros(batch_size, 1, side, side).double()
