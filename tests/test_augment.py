@@ -15,6 +15,7 @@ from fmnist_lit.data.augment import (
     Change,
     Changed,
     CutMix,
+    FMix,
     GaussianNoise,
     MixUp,
     RandomAffine,
@@ -191,6 +192,7 @@ EACH: dict[str, Change] = {
     "erasing": RandomErasing(0.5),
     "mixup": MixUp(0.2),
     "cutmix": CutMix(1.0),
+    "fmix": FMix(1.0),
     "all": in_turn(RandomAffine(flip=0.5), RandomErasing(0.5), MixUp(0.2), CutMix(1.0), GaussianNoise(0.1)),
     "none": in_turn(),
 }
@@ -210,7 +212,7 @@ def test_a_change_takes_and_gives_a_batch(name: str, dtype: torch.dtype, garment
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
     assert torch.equal(first[0], other[0]) == (name == "none")
-    if name in ("mixup", "cutmix", "all"):
+    if name in ("mixup", "cutmix", "fmix", "all"):
         assert first[1].shape == (100, 10)
         torch.testing.assert_close(first[1].sum(1), torch.ones(100))
     else:
@@ -219,8 +221,8 @@ def test_a_change_takes_and_gives_a_batch(name: str, dtype: torch.dtype, garment
 
 @pytest.mark.parametrize(
     "mixing",
-    [MixUp(1.0), CutMix(1.0), in_turn(MixUp(1.0), MixUp(1.0))],
-    ids=["mixup", "cutmix", "mixup twice"],
+    [MixUp(1.0), CutMix(1.0), FMix(1.0), in_turn(MixUp(1.0), MixUp(1.0))],
+    ids=["mixup", "cutmix", "fmix", "mixup twice"],
 )
 def test_labels_hold_the_shares_that_the_images_hold(mixing: Change) -> None:
     """Image i is all of grey i: its pixels tell whose they are."""
@@ -259,8 +261,29 @@ def test_cutmix_puts_one_rectangle_of_the_partner_at_the_same_place(garments: to
     torch.testing.assert_close(shares.diagonal().min(), 1 - share)
 
 
-@pytest.mark.parametrize("mixing", [MixUp, CutMix])
-def test_some_batches_are_not_mixed(mixing: type[MixUp | CutMix], garments: torch.Tensor) -> None:
+def test_fmix_puts_blots_of_the_partner_on_each_image() -> None:
+    """What is foreign hangs together, in another shape for each image; its area is the batch's share."""
+    numbers = torch.arange(100.0).view(100, 1, 1).expand(100, 28, 28)
+    half = 1000.0  # of Beta(1000, 1000): shapes can be told
+    changed, shares = FMix(half, classes=100)(numbers, torch.arange(100), batch_generator(CPU, 0, 0, 3))
+    foreign = changed != numbers
+    foreign = foreign[foreign.any(2).any(1)]  # without who is its own partner
+    assert len(foreign) > 90
+    areas = foreign.sum((1, 2))
+    assert (areas == areas[0]).all()
+    assert shares.diagonal().min().item() == pytest.approx(1 - areas[0].item() / 784)
+    assert len({shape.numpy().tobytes() for shape in foreign}) == len(foreign)
+    changes = (foreign[:, 1:] != foreign[:, :-1]).float().mean()
+    assert changes < 0.1, "a row is nearly the one above: of independent pixels half would differ"
+    whole, own = FMix(1.0, classes=100, probability=0)(
+        numbers, torch.arange(100), batch_generator(CPU, 0, 0, 3)
+    )
+    assert torch.equal(whole, numbers)
+    assert torch.equal(own, torch.eye(100))
+
+
+@pytest.mark.parametrize("mixing", [MixUp, CutMix, FMix])
+def test_some_batches_are_not_mixed(mixing: type[MixUp | CutMix | FMix], garments: torch.Tensor) -> None:
     labels, still = torch.arange(100) % 10, 0
     for batch in range(200):
         changed, shares = mixing(1.0, probability=0.3)(garments, labels, batch_generator(CPU, 0, 0, batch))

@@ -27,6 +27,7 @@ NARROW = {
     "residual": "model=residual model.stem=4 model.widths=[8,12,16]",
     "residual_members": "model=residual_members model.members=2 model.widths=[8] model.blocks=[1]",
     "separable": "model=separable model.widths=[4,8] model.blocks=[1,1] model.squeeze=4",
+    "wide_resnet": "model=wide_resnet model.depth=10 model.widen_factor=1",
 }
 MODELS = sorted(
     NARROW.get(path.stem, f"model={path.stem}") for path in (ROOT / "conf" / "model").glob("*.yaml")
@@ -38,6 +39,7 @@ VARIANTS = [
     *(
         f"{model} model.activation={activation}"
         for model in ("model=mlp", *NARROW.values())
+        if "wide_resnet" not in model  # of ReLU alone
         for activation in ("leaky_relu", "gelu")
     ),
     f"{NARROW['block_cnn']} model.batch_norm=false model.dropout=0.5",

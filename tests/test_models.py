@@ -22,6 +22,7 @@ from fmnist_lit.models.patching import ConcatPatches, PatchEmbedding, SharedMLP,
 from fmnist_lit.models.residual import Residual, ResidualCNN
 from fmnist_lit.models.separable import InvertedResidual
 from fmnist_lit.models.speedups import prepare
+from fmnist_lit.models.wide_resnet import PreActivation, WideResNet
 from tests.fixtures import ROOT, unpatchify
 
 
@@ -61,6 +62,21 @@ def inverted_residual(width: int, side: int) -> list[tuple[str, tuple[int, ...],
     ]
 
 
+def pre_activation(
+    inputs: int, width: int, side: int, stride: int = 1
+) -> list[tuple[str, tuple[int, ...], int]]:
+    """Return the layers of a wide residual network's block, in the order in which they are asked."""
+    before, after = (inputs, side * stride, side * stride), (width, side, side)
+    shortcut = [("Conv2d", after, inputs * width)] if inputs != width else []
+    return [
+        *(("BatchNorm2d", before, 2 * inputs), ("ReLU", before, 0)),
+        *shortcut,
+        ("Conv2d", after, 9 * inputs * width),
+        *(("BatchNorm2d", after, 2 * width), ("ReLU", after, 0)),
+        ("Conv2d", after, 9 * width * width),
+    ]
+
+
 def vgg_stage(widths: list[int], side: int, *parameters: int) -> list[tuple[str, tuple[int, ...], int]]:
     rows: list[tuple[str, tuple[int, ...], int]] = []
     for width, count in zip(widths, parameters, strict=True):
@@ -69,7 +85,7 @@ def vgg_stage(widths: list[int], side: int, *parameters: int) -> list[tuple[str,
 
 
 # The layer tables of reports five_models, batch_size (lenet), grid_search (block_cnn) as printed; VGG11 as in
-# its paper but for its last layers: type, output shape, parameters.
+# its paper but for its last layers; WRN-16-4 as in its paper: type, output shape, parameters.
 TABLES = {
     "mlp4": [
         *dense(500, 392_500, "ReLU", "Dropout"),
@@ -173,6 +189,18 @@ TABLES = {
         ("MaxAndMean", (256,), 0),
         *dense(10, 2_570),
     ],
+    "wide_resnet": [
+        ("Conv2d", (16, 28, 28), 144),
+        *pre_activation(16, 64, 28),
+        *pre_activation(64, 64, 28),
+        *pre_activation(64, 128, 14, stride=2),
+        *pre_activation(128, 128, 14),
+        *pre_activation(128, 256, 7, stride=2),
+        *pre_activation(256, 256, 7),
+        *(("BatchNorm2d", (256, 7, 7), 512), ("ReLU", (256, 7, 7), 0)),
+        *(("AdaptiveAvgPool2d", (256, 1, 1), 0), ("Flatten", (256,), 0)),
+        *dense(10, 2_570),
+    ],
     "vgg11": [
         *vgg_stage([64], 28, 640),
         *vgg_stage([128], 14, 73_856),
@@ -196,6 +224,7 @@ PARAMETERS = {
     "residual": 527_078,
     "separable": 293_274,
     "residual_members": 4 * 246_893,
+    "wide_resnet": 2_748_602,
     "vgg11": 9_755_274,
 }
 
@@ -292,6 +321,38 @@ def test_members_cost_in_training_what_one_of_them_costs() -> None:
     one, three = ResidualCNN(**network), ResidualMembers(3, **network)
     assert training_flop(three) == training_flop(one)
     assert evaluation_flop(three) == 3 * evaluation_flop(one)
+
+
+@pytest.mark.parametrize(
+    ("depth", "widen_factor", "millions"), [(40, 1, 0.6), (40, 4, 8.9), (16, 8, 11.0), (28, 10, 36.5)]
+)
+def test_a_wide_residual_network_has_its_papers_parameters(
+    depth: int, widen_factor: int, millions: float
+) -> None:
+    """Table 4 of the paper, for three channels: 288 weights more."""
+    with torch.device("meta"):
+        model = WideResNet(depth, widen_factor)
+    assert round((parameter_count(model) + 288) / 1e6, 1) == millions
+    assert sum(layer.kernel_size == (3, 3) for layer in convolutions(model)) == depth - 3
+
+
+@pytest.mark.parametrize("depth", [4, 9, 11, 30])
+def test_a_wide_residual_network_of_another_depth_is_refused(depth: int) -> None:
+    with pytest.raises(ValueError, match=f"depth={depth} must be 6n \\+ 4: 10, 16"):
+        WideResNet(depth, 1)
+
+
+def test_a_block_adds_to_its_input_or_to_a_projection_of_it() -> None:
+    torch.manual_seed(0)
+    features = torch.randn(2, 4, 6, 6)
+    for block, kept in ((PreActivation(4, 4, 1), features), (PreActivation(4, 8, 2), None)):
+        nn.init.zeros_(block.convolutions[-1].weight)
+        expected = block.shortcut(block.activated(features)) if kept is None else kept
+        torch.testing.assert_close(block(features), expected)
+
+
+def convolutions(model: nn.Module) -> list[nn.Conv2d]:
+    return [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
 
 
 @pytest.mark.parametrize("kind", [CNNB, LeNet])

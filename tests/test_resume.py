@@ -180,6 +180,19 @@ def test_without_checkpoints_within_epochs_it_goes_on_from_the_last_epoch(
     assert_same(tmp_path, whole[name])
 
 
+def test_a_checkpoint_every_few_epochs_is_enough_and_the_last_epoch_has_one(
+    recipe: Any, whole: dict[str, Path], tmp_path: Path
+) -> None:
+    name = "everything that is random"
+    config = recipe(name, "callbacks.resume.every_s=1000", "callbacks.resume.every_n_epochs=2")
+    kill(config, tmp_path, 3 * GROUPS - 1)
+    checkpoint = torch.load(tmp_path / "checkpoints" / LAST, weights_only=True)
+    assert checkpoint["epoch"] == 1, "the second's, and none of the first"
+    assert not (tmp_path / "checkpoints" / PREVIOUS).exists()
+    run(config, tmp_path, {}, "", resumed=True)
+    assert_same(tmp_path, whole[name])
+
+
 def test_any_damaged_byte_is_noticed(runs: dict[str, Path], tmp_path: Path) -> None:
     """Or it means nothing, as a time of day does: what loads has the weights that were written."""
     content = (next(iter(runs.values())) / "checkpoints" / LAST).read_bytes()

@@ -238,13 +238,14 @@ class EarlyStopping(callbacks.EarlyStopping):
 
 
 class ResumeCheckpoint(Checkpoint):
-    """Saves ``last.ckpt`` after each epoch, and within it when enough time has passed or a signal came.
+    """Saves ``last.ckpt`` after epochs, and within one when enough time has passed or a signal came.
 
     What Lightning leaves out is added: random state, and the time that the run took.
 
     Args:
         every_s: largest time between two checkpoints, in seconds; a call of ``training_step`` more, or a
             validation.
+        every_n_epochs: epochs between two checkpoints; after the last one there always is one.
         directory: of the run.
         signals: that may ask to stop.
         computed: all keys that say what is computed; a resume is held against them.
@@ -253,11 +254,13 @@ class ResumeCheckpoint(Checkpoint):
     def __init__(
         self,
         every_s: NotNegative,
+        every_n_epochs: Count = 1,
         directory: Path = Path(),
         signals: Signals | None = None,
         computed: Mapping[str, Any] | None = None,
     ) -> None:
-        self.path, self.every_s = directory / "checkpoints" / LAST, every_s
+        self.path = directory / "checkpoints" / LAST
+        self.every_s, self.every_n_epochs = every_s, every_n_epochs
         self.signals, self.config = signals or Signals(), dict(computed or {})
         self.started = self.saved = time.monotonic()
         self.device = torch.device("cpu")
@@ -312,8 +315,13 @@ class ResumeCheckpoint(Checkpoint):
         return largest([self.signals.number or 0, time.monotonic() - self.saved >= self.every_s])
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save."""
-        self.save(trainer, pl_module, self.agree()[0])
+        """Save if it is time to."""
+        stop, due = self.agree()
+        epochs = trainer.current_epoch + 1
+        # Where something other than a number of epochs may end a training, each may be the last.
+        is_last = trainer.should_stop or trainer.max_steps != -1 or epochs == trainer.max_epochs
+        if stop or due or is_last or epochs % self.every_n_epochs == 0:
+            self.save(trainer, pl_module, stop)
 
     def save(self, trainer: L.Trainer, pl_module: L.LightningModule, stop: int) -> None:
         """Save, and stop if all processes know of a signal; ``fast_dev_run`` keeps nothing.

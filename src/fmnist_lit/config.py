@@ -38,6 +38,7 @@ INCIDENTAL = (
     "trainer.enable_progress_bar",
     "trainer.profiler",
     "callbacks.resume.every_s",
+    "callbacks.resume.every_n_epochs",
 )
 # What a resume may change: it trains longer, on other devices, with other settings of speed.
 MAY_CHANGE = (
@@ -51,6 +52,7 @@ MAY_CHANGE = (
     "data.eval_batch_size",
     "data.images.folder",
     "callbacks.resume.every_s",
+    "callbacks.resume.every_n_epochs",
 )
 # Paths that are meant from the folder of the command line, wherever the run is read later.
 PATHS = ("output_dir", "init_from", "data.images.folder", "data.images.source")

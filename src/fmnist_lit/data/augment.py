@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Generator, Tensor
+from torch import Generator, Tensor, fft
 from torch.nn.functional import affine_grid, grid_sample, one_hot
 
 from fmnist_lit.constraints import NotNegative, Positive, Probability, Share
@@ -23,6 +23,8 @@ from fmnist_lit.data.dataset import CLASSES
 SIDE = 28
 # Of RandomErasing (Zhong et al. 2020), torchvision's defaults: share of the image, height over width.
 ERASED_AREA, ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)
+# Of FMix's waves, whose amplitude falls with this power of the frequency; as in the paper.
+DECAY = 3
 # What comes in from outside, in grid_sample's words.
 FILLS = {"black": "zeros", "nearest": "border"}
 
@@ -224,3 +226,30 @@ class CutMix(Mixing):
         inside = rectangles(start[0], start[1], *(stop - start))
         cut = torch.where(inside, images[partners], images)
         return cut, self.mixed(shares(labels, self.classes), partners, 1 - inside.float().mean())
+
+
+class FMix(Mixing):
+    """Puts blots of another image on each, their share of the area into the label (Harris et al. 2020).
+
+    A blot is where a random landscape is low. The paper has one for a batch, here each image has its own.
+    """
+
+    def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Changed:
+        """Change images and labels."""
+        kept, partners = self.draw(len(images), generator)
+        heights = landscapes(len(images), generator)
+        lowest = heights.flatten(1).sort(1, descending=True).values[:, max(0, math.ceil(kept * SIDE**2) - 1)]
+        stays = heights >= lowest.view(-1, 1, 1)
+        share = stays.float().mean((1, 2)).unsqueeze(1)
+        mixed = torch.where(stays, images, images[partners])
+        return mixed, self.mixed(shares(labels, self.classes), partners, share)
+
+
+def landscapes(n: int, generator: Generator) -> Tensor:
+    """Draw smooth random heights, float32 of (n, 28, 28): waves of normal amplitudes, largest if long."""
+    device = generator.device
+    down, across = fft.fftfreq(SIDE, device=device), fft.rfftfreq(SIDE, device=device)
+    frequency = (down.unsqueeze(1) ** 2 + across**2).sqrt().clamp(min=1 / SIDE)
+    waves = torch.randn((n, *frequency.shape, 2), generator=generator, device=device)
+    heights: Tensor = fft.irfft2(torch.view_as_complex(waves) / frequency**DECAY, s=(SIDE, SIDE))
+    return heights
