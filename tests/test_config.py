@@ -128,7 +128,6 @@ def test_all_groups_and_options_are_there() -> None:
             "vgg11",
             "residual",
             "separable",
-            "residual_members",
             "wide_resnet",
         },
         "patch": {"none", "concat", "shared", "embed"},

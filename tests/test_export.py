@@ -25,7 +25,6 @@ BATCHES = (1, 2, 7, 40)  # 40: more than a network's first layers are given at a
 NARROW = {
     "block_cnn": "model=block_cnn model.filters=8",
     "residual": "model=residual model.stem=4 model.widths=[8,12,16]",
-    "residual_members": "model=residual_members model.members=2 model.widths=[8] model.blocks=[1]",
     "separable": "model=separable model.widths=[4,8] model.blocks=[1,1] model.squeeze=4",
     "wide_resnet": "model=wide_resnet model.depth=10 model.widen_factor=1",
 }

@@ -71,14 +71,6 @@ def test_a_whitened_stem_needs_a_convolution(trained: Any) -> None:
         trained("model=mlp4", "callbacks=whitened_stem")
 
 
-def test_each_member_has_a_whitened_stem(trained: Any) -> None:
-    members = (STEM[0].replace("residual", "residual_members"), *STEM[1:], "model.members=2")
-    run, _ = trained(*members, "callbacks=whitened_stem", "trainer.max_epochs=1")
-    stems = [weight for weight in weights_of(run).values() if weight.shape == (18, 1, 3, 3)]
-    assert len(stems) == 2
-    assert torch.equal(*stems)
-
-
 def test_fast_biases_move_faster_and_scales_stay(trained: Any) -> None:
     common = (*STEM, "trainer.max_epochs=1", "data.batch_size=160", "optim.momentum=0")  # one step
     slow, fast = (weights_of(trained(*common, *further)[0]) for further in ((), ("callbacks=fast_biases",)))

@@ -1,6 +1,5 @@
 """The networks, their patching modes and their initialization."""
 
-import copy
 import math
 import re
 from typing import Any, get_args
@@ -12,14 +11,13 @@ from torch import nn
 from fmnist_lit.build import build
 from fmnist_lit.models.block_cnn import BlockCNN
 from fmnist_lit.models.cnn import CNNB, loss_floor
-from fmnist_lit.models.compute import evaluation_flop, training_flop
+from fmnist_lit.models.compute import training_flop
 from fmnist_lit.models.initialization import SCHEMES, ConvScheme, Scheme, initialize
 from fmnist_lit.models.layer_table import layer_table, parameter_count
 from fmnist_lit.models.lenet import LeNet
-from fmnist_lit.models.members import ResidualMembers
 from fmnist_lit.models.mlp import MLP
 from fmnist_lit.models.patching import ConcatPatches, PatchEmbedding, SharedMLP, patchify
-from fmnist_lit.models.residual import Residual, ResidualCNN
+from fmnist_lit.models.residual import Residual
 from fmnist_lit.models.separable import InvertedResidual
 from fmnist_lit.models.speedups import prepare
 from fmnist_lit.models.wide_resnet import PreActivation, WideResNet
@@ -162,21 +160,6 @@ TABLES = {
         ("MaxAndMean", (320,), 0),
         *dense(10, 3_210),
     ],
-    "residual_members": [
-        *convolution(20, 28, 180, "GELU"),
-        ("MaxPool2d", (20, 14, 14), 0),
-        *convolution(33, 14, 5_940, "GELU"),
-        *convolution(33, 14, 9_801, "GELU"),
-        ("MaxPool2d", (33, 7, 7), 0),
-        *convolution(66, 7, 19_602, "GELU"),
-        *convolution(66, 7, 39_204, "GELU"),
-        ("MaxPool2d", (66, 3, 3), 0),
-        *convolution(108, 3, 64_152, "GELU"),
-        *convolution(108, 3, 104_976, "GELU"),
-        ("MaxAndMean", (216,), 0),
-        *dense(10, 2_170),
-    ]
-    * 4,
     "separable": [
         *convolution(16, 28, 144, "GELU"),
         *inverted_residual(16, 28),
@@ -223,7 +206,6 @@ PARAMETERS = {
     "block_cnn": 1_560_330,
     "residual": 527_078,
     "separable": 293_274,
-    "residual_members": 4 * 246_893,
     "wide_resnet": 2_748_602,
     "vgg11": 9_755_274,
 }
@@ -285,42 +267,6 @@ def test_a_squeezed_block_weighs_what_its_convolution_adds() -> None:
         added * squeezed.convolution[-1].weigh(means).view(4, 16, 1, 1),
         msg="the weights are those of each image's own means",
     )
-
-
-def test_blocks_of_the_stem_stand_at_full_size() -> None:
-    rows = layer_table(ResidualCNN(stem=8, widths=[16], blocks=[0], activation="gelu", stem_blocks=2))
-    assert [tuple(row) for row in rows[:10]] == [
-        *convolution(8, 28, 72, "GELU"),
-        *convolution(8, 28, 576, "GELU"),
-        *convolution(8, 28, 576, "GELU"),
-        ("MaxPool2d", (8, 14, 14), 0),
-    ]
-
-
-def test_each_image_trains_one_member_and_all_of_them_answer() -> None:
-    torch.manual_seed(0)
-    model = ResidualMembers(3, stem=4, widths=[6], blocks=[1])
-    first, second, third = model.members
-    assert not torch.equal(first.output.weight, second.output.weight), "members begin at weights of their own"
-    images, labels = torch.rand(8, 1, 28, 28), torch.arange(8)
-    logits = model(images)
-    parts = images.split([3, 3, 2])
-    alone = [copy.deepcopy(member)(part) for member, part in zip(model.members, parts, strict=True)]
-    torch.testing.assert_close(logits, torch.cat(alone))
-    nn.functional.cross_entropy(logits[:3], labels[:3]).backward()
-    assert all(weight.grad is not None for weight in first.parameters())
-    assert all(weight.grad.abs().max() == 0 for weight in (*second.parameters(), *third.parameters()))
-    model.eval()
-    mean = torch.stack([member(images).softmax(1) for member in model.members]).mean(0)
-    torch.testing.assert_close(model(images).softmax(1), mean)
-    assert model.train()(images[:1]).shape == (1, 10), "of the first alone"
-
-
-def test_members_cost_in_training_what_one_of_them_costs() -> None:
-    network = {"stem": 4, "widths": [6], "blocks": [1]}
-    one, three = ResidualCNN(**network), ResidualMembers(3, **network)
-    assert training_flop(three) == training_flop(one)
-    assert evaluation_flop(three) == 3 * evaluation_flop(one)
 
 
 @pytest.mark.parametrize(

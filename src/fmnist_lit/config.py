@@ -73,6 +73,7 @@ RENAMED_KEYS: dict[str, str | None] = {
     "callbacks.min_delta": "callbacks.early_stopping.min_delta",
     "callbacks.save_every_s": "callbacks.resume.every_s",
     "trainer._target_": None,
+    "model.stem_blocks": None,
 }
 ORIGIN = "origin"  # the key of a run's config.yaml under which choices and command stand
 Group = dict[str, Any]

@@ -20,7 +20,7 @@ from fmnist_lit.optimizers import Muon
 
 
 def convolutions_of_images(model: nn.Module) -> list[nn.Conv2d]:
-    """Return those of one channel: a model's first, or the first of each of its members.
+    """Return those of one channel: a model's first, of each branch if it has several.
 
     Raises:
         UsageError: there is none.

@@ -86,7 +86,6 @@ class ResidualCNN(PooledCNN):
         classes: as ``PooledCNN`` takes it.
         logit_scale: likewise.
         squeeze: of each residual block, as ``Residual`` takes it.
-        stem_blocks: residual blocks at 28x28.
     """
 
     def __init__(
@@ -98,14 +97,10 @@ class ResidualCNN(PooledCNN):
         classes: Count = 10,
         logit_scale: Positive = 1.0,
         squeeze: Count | None = None,
-        stem_blocks: Natural = 0,
     ) -> None:
         if len(widths) != len(blocks) or len(widths) > 4:  # 28, 14, 7, 3, 1: four poolings at most
             raise ValueError(f"widths={widths} and blocks={blocks} must be of the same length, 4 at most.")
-        layers: list[nn.Module] = [
-            convolution(1, stem, activation, bias=False),
-            *(Residual(stem, activation, squeeze) for _ in range(stem_blocks)),
-        ]
+        layers: list[nn.Module] = [convolution(1, stem, activation, bias=False)]
         channels = stem
         for width, count in zip(widths, blocks, strict=True):
             layers += [
