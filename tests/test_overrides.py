@@ -83,7 +83,7 @@ ANSWERS = {
     "~trainer seed=0 trainer.max_epochs=1": ["trainer: this key is missing; a run needs it."],
     "lr=3": ["lr: no such key. Did you mean optim.lr?"],
     "optim.learning_rate=0.1": ["optim.learning_rate: no such key. Did you mean lr?"],
-    "epochs=3": ["epochs: no such key. Did you mean trainer.max_epochs?"],
+    "epochs=3": ["epochs: no such key. Did you mean trainer.max_epochs or callbacks.resume.every_n_epochs?"],
     "--lr 0.01": ["--lr: no such option. A setting has no dashes: lr=... (options: --help)"],
     "seed=1 --epochs=3": ["A setting has no dashes: epochs=3"],
     "callbacks.b._target_=x.Y": ["To add one, put a plus before it: +callbacks.b._target_=..."],

@@ -563,6 +563,7 @@ def test_a_checkpoint_is_called_what_it_is(
 def test_traced_graphs_do_not_pile_up(others: int, composed: Any, tmp_path: Path) -> None:
     """PyTorch keeps what it compiles until the process ends; what others have compiled stays usable."""
     compiled = torch.jit._state._python_cu.get_functions
+    torch._C._jit_clear_class_registry()  # of what other tests have traced in this process
     scripted = [torch.jit.script(torch.nn.Sequential(torch.nn.ReLU())) for _ in range(others)]
     before = len(compiled())
     logger = TensorBoardLogger(tmp_path)

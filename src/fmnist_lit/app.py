@@ -259,10 +259,14 @@ def unknown_key(name: str, key: str, node: DictConfig) -> str:
 
 
 def deeper_keys(name: str, config: DictConfig) -> list[str]:
-    """Return the dotted keys of a config that end in a name, or in one that has it as its last word."""
+    """Return the dotted keys of a config that end in a name, or in one that has it as its last word.
+
+    The one with the fewest letters more comes first.
+    """
     whole = OmegaConf.to_container(config, resolve=False)
     keys = [key for key, _ in leaves(whole) if not key.startswith("hydra.")]  # type: ignore[arg-type]
-    return [key for key in keys if f"_{key.rpartition('.')[2]}".endswith(f"_{name}")]
+    found = [key for key in keys if f"_{key.rpartition('.')[2]}".endswith(f"_{name}")]
+    return sorted(found, key=lambda key: len(key.rpartition(".")[2]))
 
 
 def say(error: BaseException) -> int:
