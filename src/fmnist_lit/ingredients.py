@@ -19,16 +19,16 @@ from fmnist_lit.models.compute import evaluation_flop, training_flop
 from fmnist_lit.optimizers import Muon
 
 
-def convolutions_of_images(model: nn.Module) -> list[nn.Conv2d]:
-    """Return those of one channel: a model's first, of each branch if it has several.
+def convolution_of_images(model: nn.Module) -> nn.Conv2d:
+    """Return a model's first convolution of one channel.
 
     Raises:
         UsageError: there is none.
     """
-    found = [one for one in model.modules() if isinstance(one, nn.Conv2d) and one.in_channels == 1]
-    if not found:
-        raise UsageError("callbacks: WhitenedStem needs a convolution of the images, and the model has none.")
-    return found
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d) and layer.in_channels == 1:
+            return layer
+    raise UsageError("callbacks: WhitenedStem needs a convolution of the images, and the model has none.")
 
 
 def all_training_images(trainer: L.Trainer) -> BatchLoader:
@@ -66,16 +66,16 @@ class WhitenedStem(L.Callback):
             return
         images = next(iter(all_training_images(trainer)))[0]
         model: Any = pl_module.model
-        for layer in convolutions_of_images(model):
-            filters = whitening_filters(images, layer.kernel_size[0])
-            if layer.out_channels != 2 * len(filters):
-                raise UsageError(
-                    f"callbacks: WhitenedStem needs {2 * len(filters)} channels in the first convolution, "
-                    f"two for each pixel of its kernel; it has {layer.out_channels}."
-                )
-            with torch.no_grad():
-                layer.weight.copy_(torch.cat([filters, -filters]))
-            layer.weight.requires_grad_(False)
+        layer = convolution_of_images(model)
+        filters = whitening_filters(images, layer.kernel_size[0])
+        if layer.out_channels != 2 * len(filters):
+            raise UsageError(
+                f"callbacks: WhitenedStem needs {2 * len(filters)} channels in the first convolution, "
+                f"two for each pixel of its kernel; it has {layer.out_channels}."
+            )
+        with torch.no_grad():
+            layer.weight.copy_(torch.cat([filters, -filters]))
+        layer.weight.requires_grad_(False)
 
 
 class FastBiases(L.Callback):
