@@ -14,12 +14,14 @@ import torch
 import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.nn.functional import cross_entropy
+from torch.overrides import TorchFunctionMode
 
 from fmnist_lit import provenance, trainer
+from fmnist_lit.averages import MovingAverage
 from fmnist_lit.build import build
 from fmnist_lit.callbacks import History, ResumeCheckpoint
 from fmnist_lit.classifier import Classifier
-from fmnist_lit.data.loader import epoch_order, normalize
+from fmnist_lit.data.loader import BatchLoader, epoch_order, normalize
 from fmnist_lit.errors import UsageError, UserError
 from fmnist_lit.models.initialization import initialize
 from fmnist_lit.models.speedups import prepare
@@ -431,6 +433,52 @@ def test_cuda(name: str, trained: Any, recwarn: pytest.WarningsRecorder) -> None
     assert 0 <= metrics["test"]["accuracy"] <= 1
     found = evaluate(RunDirectory(directory), "test", "best")  # on a CPU, in single precision
     assert found.loss == pytest.approx(metrics["test"]["loss"], rel=1e-2)
+
+
+class Questions(TorchFunctionMode):
+    """Notes what makes a program wait for a device's number."""
+
+    WAITING = ("__bool__", "__float__", "__index__", "__int__", "cpu", "item", "nonzero", "tolist")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: set[str] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.asked |= {func.__name__} & set(self.WAITING)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("augment", ["shift_flip", "cutmix", "mixup", "fmix", "cutout", "rand_augment"])
+def test_a_step_waits_for_no_number_of_its_device(
+    augment: str, trained: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a GPU stands still between two steps."""
+    questions = Questions()
+    for owner, name in ((BatchLoader, "batch"), (Classifier, "manual_step")):
+        plain = getattr(owner, name)
+
+        def asked(*args: Any, plain: Any = plain, **kwargs: Any) -> Any:
+            with questions:
+                return plain(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, asked)
+    overrides = ("augment.erasing.probability=0.5", "ema_decay=0.9", "schedule=onecycle")
+    trained("model=cnn_a", f"augment={augment}", "steps_per_execution=5", *overrides)
+    assert not questions.asked
+
+
+def test_a_resumed_average_knows_its_steps() -> None:
+    network = torch.nn.Linear(1, 1)
+    first, second = MovingAverage(network, 0.9), MovingAverage(network, 0.9)
+    for _ in range(3):
+        first.update_parameters(network)
+    second.load_state_dict(first.state_dict())
+    torch.nn.init.constant_(network.weight, 5.0)
+    for average in (first, second):
+        average.update_parameters(network)
+    assert torch.equal(first.module.weight, second.module.weight)
+    assert second.n_averaged == 4
 
 
 def test_label_smoothing_and_averaging_equal_a_plain_loop(trained: Any, composed: Any) -> None:

@@ -13,9 +13,9 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchmetrics import Metric, MetricCollection
 
+from fmnist_lit.averages import MovingAverage
 from fmnist_lit.callbacks import monitors
 from fmnist_lit.checkpoints import diverged
 from fmnist_lit.data.loader import Batch, Shard
@@ -41,20 +41,6 @@ def split_names(loaders: Any) -> list[str]:
     return list(loaders)
 
 
-def moving_average(decay: float) -> Callable[[Any, Any, Tensor | int], None]:
-    """Return what moves an average of weights, which keeps less than ``decay`` of itself at first.
-
-    After n steps it keeps (1 + n) / (10 + n), as TensorFlow's ExponentialMovingAverage does; else a short run
-    is tested with what its weights were at the start.
-    """
-
-    def move(averages: Any, weights: Any, steps: Tensor | int) -> None:
-        kept = min(decay, (1 + int(steps)) / (10 + int(steps)))
-        get_ema_multi_avg_fn(kept)(averages, weights, steps)
-
-    return move
-
-
 class Classifier(L.LightningModule):
     """Trains and evaluates a network with cross-entropy on its output.
 
@@ -66,7 +52,7 @@ class Classifier(L.LightningModule):
         metrics: further ones, by name, each with ``update(preds, target)``.
         label_smoothing: of the loss that is trained on; what is counted is the plain cross-entropy.
         ema_decay: share that an exponential moving average of the weights keeps in each step, less in the
-            first ones (``moving_average``); the average is what is evaluated and stored as the model. None
+            first ones (``MovingAverage``); the average is what is evaluated and stored as the model. None
             means no average.
         tta_flip: test once more with the mean output of each image and its mirror image, counted apart.
         classes: their names, which a checkpoint keeps.
@@ -115,10 +101,7 @@ class Classifier(L.LightningModule):
         self.clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
         self.schedule: Schedule = None
         self.validated = self.logged = False  # this epoch; its training
-        self.averaged: AveragedModel | None = None
-        if ema_decay is not None:
-            average = moving_average(ema_decay)
-            self.averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True).requires_grad_(False)
+        self.averaged = None if ema_decay is None else MovingAverage(model, ema_decay)
         splits = ("train", "val", "test", FLIPPED)
         # The underscore: a module's own names, "train" among them, are no keys.
         self.metrics = nn.ModuleDict({f"{split}_": split_metrics(split, metrics or {}) for split in splits})

@@ -68,9 +68,19 @@ def transformed(
         [torch.stack([mirror * cosine, mirror * -sine], 1), torch.stack([sine, cosine], 1)], 1
     )
     offset = inverse @ (-shift * (2 / SIDE)).unsqueeze(2)
-    grid = affine_grid(torch.cat([inverse, offset], 2), [len(images), 1, SIDE, SIDE], align_corners=False)
-    sampled = grid_sample(images.unsqueeze(1), grid, padding_mode=FILLS[fill], align_corners=False)
-    return sampled.squeeze(1)
+    return sampled(images, torch.cat([inverse, offset], 2), fill)
+
+
+def sampled(images: Tensor, sources: Tensor, fill: str = "black") -> Tensor:
+    """Take each new pixel of float32 images (n, 28, 28) from another place.
+
+    Args:
+        sources: maps of (n, 2, 3) from a pixel's place to where it comes from, in units of half an image.
+        fill: what comes in from outside: a name in FILLS.
+    """
+    grid = affine_grid(sources, [len(images), 1, SIDE, SIDE], align_corners=False)
+    taken = grid_sample(images.unsqueeze(1), grid, padding_mode=FILLS[fill], align_corners=False)
+    return taken.squeeze(1)
 
 
 class MayBeOff:
@@ -192,9 +202,9 @@ class Mixing:
     def draw(self, n: int, generator: Generator) -> tuple[float, Tensor]:
         """Return the share that stays, one for the batch as in the papers, and each image's partner."""
         partners = torch.randperm(n, generator=generator, device=generator.device)
-        # PyTorch's Beta takes no generator.
-        seed = torch.randint(2**62, (), generator=generator, device=generator.device)
-        drawn = np.random.default_rng(int(seed))
+        # PyTorch's Beta takes no generator. A number drawn on a GPU would have to be waited for.
+        state = blake2b(generator.get_state().numpy().tobytes(), digest_size=8).digest()
+        drawn = np.random.default_rng(int.from_bytes(state, "little"))
         kept = float(drawn.beta(self.alpha, self.alpha))
         return kept if drawn.random() < self.probability else 1.0, partners
 

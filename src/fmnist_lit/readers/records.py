@@ -98,13 +98,14 @@ def make_record(path: Path, data: Path | None = None, study: bool = False) -> di
         raise UserError(f"{path} was made by code that is in no commit ({metrics['commit']}).")
     overrides = other_overrides(path)
     found, history = evaluate(run, "test", "best"), run_files.read_history(path)
-    last = evaluate(run, "test", "last")
+    chosen = load_checkpoint(path / "checkpoints" / "best.ckpt")["epoch"] + 1
+    last = found if chosen == metrics["epochs"] else evaluate(run, "test", "last")
     record = {
         "experiment": experiment,
         "seed": metrics["seed"],
         "overrides": overrides if study else changing(experiment, overrides),
         **{key: metrics[key] for key in KEPT if key in metrics},
-        "chosen_epoch": load_checkpoint(path / "checkpoints" / "best.ckpt")["epoch"] + 1,
+        "chosen_epoch": chosen,
         "test_last": {"accuracy": float((last.true == last.predicted).mean()), "loss": last.loss},
         # Of one image, on the machine that makes the record.
         "latency_ms": 1e3 * median(seconds(Predictor(run), 1, calls=200, warm_up=20)),
