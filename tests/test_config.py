@@ -158,7 +158,7 @@ def test_all_groups_and_options_are_there() -> None:
         "metrics": {"none", "macro_f1"},
         "callbacks": {"default", "early_stopping"},
         "debug": {"none", "fast", "overfit"},
-        "augment": {"none", "keras", "shift_flip", "mixup", "cutmix", "fmix", "rand_augment"},
+        "augment": {"none", "keras", "shift_flip", "mixup", "cutmix", "fmix"},
         "experiment": {
             "none",
             *(f"{name}/{row}" for name, rows in EXPERIMENTS.items() for row in rows.split()),

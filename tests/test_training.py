@@ -449,7 +449,7 @@ class Questions(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("augment", ["shift_flip", "cutmix", "mixup", "fmix", "cutout", "rand_augment"])
+@pytest.mark.parametrize("augment", ["shift_flip", "cutmix", "mixup", "fmix", "cutout"])
 def test_a_step_waits_for_no_number_of_its_device(
     augment: str, trained: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

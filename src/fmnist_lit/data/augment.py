@@ -68,19 +68,9 @@ def transformed(
         [torch.stack([mirror * cosine, mirror * -sine], 1), torch.stack([sine, cosine], 1)], 1
     )
     offset = inverse @ (-shift * (2 / SIDE)).unsqueeze(2)
-    return sampled(images, torch.cat([inverse, offset], 2), fill)
-
-
-def sampled(images: Tensor, sources: Tensor, fill: str = "black") -> Tensor:
-    """Take each new pixel of float32 images (n, 28, 28) from another place.
-
-    Args:
-        sources: maps of (n, 2, 3) from a pixel's place to where it comes from, in units of half an image.
-        fill: what comes in from outside: a name in FILLS.
-    """
-    grid = affine_grid(sources, [len(images), 1, SIDE, SIDE], align_corners=False)
-    taken = grid_sample(images.unsqueeze(1), grid, padding_mode=FILLS[fill], align_corners=False)
-    return taken.squeeze(1)
+    grid = affine_grid(torch.cat([inverse, offset], 2), [len(images), 1, SIDE, SIDE], align_corners=False)
+    sampled = grid_sample(images.unsqueeze(1), grid, padding_mode=FILLS[fill], align_corners=False)
+    return sampled.squeeze(1)
 
 
 class MayBeOff:
@@ -132,10 +122,20 @@ class GaussianNoise(MayBeOff):
 
 
 @dataclass(frozen=True)
-class RandomErasing(MayBeOff):
-    """Blackens a rectangle of an image with some probability (Zhong et al. 2020)."""
+class RandomErasing:
+    """Erases a rectangle of an image with some probability (Zhong et al. 2020).
+
+    Args:
+        probability: of each image.
+        value: what its pixels become, in [0, 1]. Black is what is behind the garment, so the garment looks
+            cut; the paper's script has about the mean of all pixels.
+    """
 
     probability: Probability
+    value: Probability = 0.0
+
+    def __bool__(self) -> bool:
+        return self.probability > 0
 
     def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Changed:
         """Change the images."""
@@ -147,24 +147,30 @@ class RandomErasing(MayBeOff):
         width = (area / ratio).sqrt().round().clamp(1, SIDE)
         top, left = (draws[2] * (SIDE + 1 - height)).floor(), (draws[3] * (SIDE + 1 - width)).floor()
         height = height * (draws[4] < self.probability)
-        return images.masked_fill(rectangles(top, left, height, width), 0), labels
+        return images.masked_fill(rectangles(top, left, height, width), round(255 * self.value)), labels
 
 
 @dataclass(frozen=True)
-class Cutout(MayBeOff):
-    """Blackens a square about a random pixel of each image (DeVries and Taylor 2017).
+class Cutout:
+    """Erases a square about a random pixel of each image (DeVries and Taylor 2017).
 
     Args:
         side: pixels; a part of the square may lie outside.
+        value: as ``RandomErasing`` has it.
     """
 
     side: Annotated[int, Field(ge=0, le=2 * SIDE)]
+    value: Probability = 0.0
+
+    def __bool__(self) -> bool:
+        return self.side > 0
 
     def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Changed:
         """Change the images."""
         corner = uniform(0, SIDE, (2, len(images), 1), generator).floor() - self.side // 2
         size = torch.full_like(corner[0], self.side)
-        return images.masked_fill(rectangles(corner[0], corner[1], size, size), 0), labels
+        where = rectangles(corner[0], corner[1], size, size)
+        return images.masked_fill(where, round(255 * self.value)), labels
 
 
 def rectangles(top: Tensor, left: Tensor, height: Tensor, width: Tensor) -> Tensor:
