@@ -1,6 +1,7 @@
 """Records of runs and RESULTS.md, which is made of them."""
 
 import json
+import math
 import re
 import shutil
 from functools import cache
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from pandas import Series
@@ -23,6 +25,7 @@ from fmnist_lit.readers.overview import lines_of, with_table
 from fmnist_lit.readers.records import (
     as_rows,
     is_kept,
+    make_record,
     other_overrides,
     read_lines,
     read_records,
@@ -324,6 +327,19 @@ def experiment(run_copy: Path) -> Path:
     overrides += ["optim=sgd", "model.dropout=0.2"]  # as the experiment has them
     OmegaConf.save(OmegaConf.create(overrides), run_copy / ".hydra" / "overrides.yaml")
     return run_copy
+
+
+def test_a_record_holds_the_last_weights_too(experiment: Path) -> None:
+    """The best ones are made those of the first epoch, which take every image for the same class."""
+    path = experiment / "checkpoints" / "best.ckpt"
+    best = torch.load(path, weights_only=True) | {"epoch": 0}
+    for weight in best["state_dict"].values():
+        weight.zero_()
+    torch.save(best, path)
+    made = make_record(experiment)
+    assert made["chosen_epoch"] == 1
+    assert [column.count(0) for column in zip(*made["confusion"], strict=True)].count(10) == 9
+    assert made["test_last"]["loss"] != pytest.approx(math.log(10), abs=0.01)
 
 
 def test_a_run_becomes_a_record_and_the_page(experiment: Path, tmp_path: Path) -> None:

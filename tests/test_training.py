@@ -469,16 +469,18 @@ def test_a_step_waits_for_no_number_of_its_device(
 
 
 def test_a_resumed_average_knows_its_steps() -> None:
-    network = torch.nn.Linear(1, 1)
+    network = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.BatchNorm1d(1))
     first, second = MovingAverage(network, 0.9), MovingAverage(network, 0.9)
     for _ in range(3):
+        network(torch.ones(2, 1))
         first.update_parameters(network)
     second.load_state_dict(first.state_dict())
-    torch.nn.init.constant_(network.weight, 5.0)
+    torch.nn.init.constant_(network[0].weight, 5.0)
     for average in (first, second):
         average.update_parameters(network)
-    assert torch.equal(first.module.weight, second.module.weight)
+    assert torch.equal(first.module[0].weight, second.module[0].weight)
     assert second.n_averaged == 4
+    assert second.module[1].num_batches_tracked == 3
 
 
 def test_label_smoothing_and_averaging_equal_a_plain_loop(trained: Any, composed: Any) -> None:
