@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 import fmnist_lit.run as run_module
 from fmnist_lit import checkpoints, trainer
-from fmnist_lit.callbacks import History
+from fmnist_lit.callbacks import History, ResumeCheckpoint
 from fmnist_lit.checkpoints import BEST, LAST, PREVIOUS
 from fmnist_lit.classifier import Classifier
 from fmnist_lit.config import read_config
@@ -191,6 +191,21 @@ def test_a_checkpoint_every_few_epochs_is_enough_and_the_last_epoch_has_one(
     assert not (tmp_path / "checkpoints" / PREVIOUS).exists()
     run(config, tmp_path, {}, "", resumed=True)
     assert_same(tmp_path, whole[name])
+
+
+def test_the_last_step_has_a_checkpoint_too(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """160 images in batches of 32: epochs of five steps, of which the third ends after two."""
+    saved: list[int] = []
+    save = ResumeCheckpoint.save
+
+    def noted(self: ResumeCheckpoint, trainer: Any, *further: Any) -> None:
+        saved.append(trainer.global_step)
+        save(self, trainer, *further)
+
+    monkeypatch.setattr(ResumeCheckpoint, "save", noted)
+    few = ("callbacks.resume.every_s=1000", "callbacks.resume.every_n_epochs=2")
+    trained("model=cnn_a", *few, "+trainer.max_steps=12", "trainer.max_epochs=9")
+    assert saved == [10, 12]
 
 
 def test_any_damaged_byte_is_noticed(runs: dict[str, Path], tmp_path: Path) -> None:

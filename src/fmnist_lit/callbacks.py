@@ -318,8 +318,8 @@ class ResumeCheckpoint(Checkpoint):
         """Save if it is time to."""
         stop, due = self.agree()
         epochs = trainer.current_epoch + 1
-        # Where something other than a number of epochs may end a training, each may be the last.
-        is_last = trainer.should_stop or trainer.max_steps != -1 or epochs == trainer.max_epochs
+        ends = epochs == trainer.max_epochs or trainer.global_step == trainer.max_steps
+        is_last = ends or trainer.should_stop
         if stop or due or is_last or epochs % self.every_n_epochs == 0:
             self.save(trainer, pl_module, stop)
 
