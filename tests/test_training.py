@@ -483,6 +483,24 @@ def test_a_resumed_average_knows_its_steps() -> None:
     assert second.module[1].num_batches_tracked == 3
 
 
+def test_an_average_follows_a_network_that_was_moved(composed: Any) -> None:
+    """Its weights lie elsewhere when it is trained for a second time."""
+    config = composed(*SMALL, "model=cnn_a", "ema_decay=0.5")
+    classifier, found = build_classifier(config), []
+    for _ in range(2):
+        own = L.Trainer(
+            max_epochs=1,
+            accelerator="cpu",
+            logger=False,
+            enable_progress_bar=False,
+            enable_checkpointing=False,
+        )
+        own.fit(classifier, datamodule=build_data(config))
+        found.append(classifier.averaged.module.classifier[0].weight.detach().clone())
+        classifier.double().float()
+    assert not torch.equal(*found)
+
+
 def test_label_smoothing_and_averaging_equal_a_plain_loop(trained: Any, composed: Any) -> None:
     """What is trained on is the smoothed loss, what is counted the plain one, what is tested the average."""
     overrides = ("model=cnn_a", "label_smoothing=0.2", "ema_decay=0.5", "data.val_fraction=0")

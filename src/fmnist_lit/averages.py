@@ -1,17 +1,15 @@
 """The moving average of a network's weights, which is tested in their place."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
-def floats_and_counts(network: nn.Module) -> Iterator[list[Tensor]]:
+def floats_and_counts(network: nn.Module) -> list[list[Tensor]]:
     """Return what is averaged of a network, its weights and buffers, and what is not, its whole numbers."""
-    tensors = [*network.parameters(), *network.buffers()]
-    for are_floats in (True, False):
-        yield [tensor.detach() for tensor in tensors if tensor.is_floating_point() == are_floats]
+    tensors = [tensor.detach() for tensor in (*network.parameters(), *network.buffers())]
+    return [[t for t in tensors if t.is_floating_point() == are_floats] for are_floats in (True, False)]
 
 
 class MovingAverage(AveragedModel):
@@ -30,12 +28,22 @@ class MovingAverage(AveragedModel):
         super().__init__(model, use_buffers=True)
         self.requires_grad_(False)
         self.decay, self.steps = decay, 0
+        self.tensors: list[list[list[Tensor]]] = []
         self.register_load_state_dict_post_hook(go_on_counting)
 
+    def follow(self, model: nn.Module) -> None:
+        """Find a network's tensors where they are now; to walk through its layers in each step takes long."""
+        self.tensors = [floats_and_counts(self.module), floats_and_counts(model)]
+
     def update_parameters(self, model: nn.Module) -> None:
-        """Move towards the network as it is after a step; the first one is taken as it is."""
+        """Move towards the network as it is after a step; the first one is taken as it is.
+
+        What was moved to another device since the last ``follow`` is not found.
+        """
         kept = min(self.decay, (1 + self.steps) / (10 + self.steps)) if self.steps else 0.0
-        (averages, counts), (weights, new_counts) = floats_and_counts(self.module), floats_and_counts(model)
+        if not self.tensors:
+            self.follow(model)
+        (averages, counts), (weights, new_counts) = self.tensors
         get_ema_multi_avg_fn(kept)(averages, weights, self.steps)
         for count, new in zip(counts, new_counts, strict=True):
             count.copy_(new)

@@ -223,6 +223,11 @@ class Classifier(L.LightningModule):
         if not isinstance(scheduler, ReduceLROnPlateau):
             super().lr_scheduler_step(scheduler, metric)
 
+    def on_train_start(self) -> None:
+        """Average the weights on the device where they are trained."""
+        if self.averaged is not None:
+            self.averaged.follow(self.model)
+
     def on_train_epoch_start(self) -> None:
         """Forget what is of the last epoch; checkpoints of earlier versions hold its sums."""
         self.metrics_of("train").reset()
