@@ -20,7 +20,7 @@ BATCH = (
     *("data.eval_batch_size=10", "debug=fast", "trainer=cpu", "threads=1", "logger=none"),
 )
 # What is compiled has tests of its own; at full width a batch takes half a minute.
-NARROW = {"champion/gpu": ("compile=false", "model.depth=10", "model.widen_factor=1", "debug=fast")}
+NARROW = {"champion/gpu": ("compile=false", "model.depth=10", "model.widen_factor=1")}
 EXPERIMENT_NAMES = [f"{name}/{row}" for name, rows in EXPERIMENTS.items() for row in rows.split()]
 
 

@@ -332,7 +332,7 @@ def experiment(run_copy: Path) -> Path:
 def test_a_record_holds_the_last_weights_too(experiment: Path) -> None:
     """The best ones are made those of the first epoch, which take every image for the same class."""
     path = experiment / "checkpoints" / "best.ckpt"
-    best = torch.load(path, weights_only=True) | {"epoch": 0}
+    best = torch.load(path, weights_only=True) | {"epoch": 0, "global_step": 1}
     for weight in best["state_dict"].values():
         weight.zero_()
     torch.save(best, path)

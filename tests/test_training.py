@@ -471,13 +471,15 @@ def test_a_step_waits_for_no_number_of_its_device(
 def test_a_resumed_average_knows_its_steps() -> None:
     network = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.BatchNorm1d(1))
     first, second = MovingAverage(network, 0.9), MovingAverage(network, 0.9)
+    first.follow(network)
     for _ in range(3):
         network(torch.ones(2, 1))
-        first.update_parameters(network)
+        first.update()
     second.load_state_dict(first.state_dict())
+    second.follow(network)
     torch.nn.init.constant_(network[0].weight, 5.0)
     for average in (first, second):
-        average.update_parameters(network)
+        average.update()
     assert torch.equal(first.module[0].weight, second.module[0].weight)
     assert second.n_averaged == 4
     assert second.module[1].num_batches_tracked == 3

@@ -211,7 +211,7 @@ class Classifier(L.LightningModule):
     def update_average(self) -> None:
         """Move the average of the weights, if there is one."""
         if self.averaged is not None:
-            self.averaged.update_parameters(self.model)
+            self.averaged.update()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip gradients; Lightning clips none of several steps at once, nor of a fused optimizer's."""

@@ -74,10 +74,15 @@ def transformed(
 
 
 class MayBeOff:
-    """A change that is left out where all of its numbers are 0: it would change nothing."""
+    """A change that is left out where all of its numbers are 0: it would change nothing.
+
+    But for what it fills pixels with: FILLING.
+    """
+
+    FILLING = ("fill", "value")
 
     def __bool__(self) -> bool:
-        return any(value for value in vars(self).values() if not isinstance(value, str))
+        return any(number for name, number in vars(self).items() if name not in self.FILLING)
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ class GaussianNoise(MayBeOff):
 
 
 @dataclass(frozen=True)
-class RandomErasing:
+class RandomErasing(MayBeOff):
     """Erases a rectangle of an image with some probability (Zhong et al. 2020).
 
     Args:
@@ -133,9 +138,6 @@ class RandomErasing:
 
     probability: Probability
     value: Probability = 0.0
-
-    def __bool__(self) -> bool:
-        return self.probability > 0
 
     def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Changed:
         """Change the images."""
@@ -151,7 +153,7 @@ class RandomErasing:
 
 
 @dataclass(frozen=True)
-class Cutout:
+class Cutout(MayBeOff):
     """Erases a square about a random pixel of each image (DeVries and Taylor 2017).
 
     Args:
@@ -161,9 +163,6 @@ class Cutout:
 
     side: Annotated[int, Field(ge=0, le=2 * SIDE)]
     value: Probability = 0.0
-
-    def __bool__(self) -> bool:
-        return self.side > 0
 
     def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Changed:
         """Change the images."""

@@ -98,14 +98,14 @@ def make_record(path: Path, data: Path | None = None, study: bool = False) -> di
         raise UserError(f"{path} was made by code that is in no commit ({metrics['commit']}).")
     overrides = other_overrides(path)
     found, history = evaluate(run, "test", "best"), run_files.read_history(path)
-    chosen = load_checkpoint(path / "checkpoints" / "best.ckpt")["epoch"] + 1
-    last = found if chosen == metrics["epochs"] else evaluate(run, "test", "last")
+    best, end = (load_checkpoint(path / "checkpoints" / f"{name}.ckpt") for name in ("best", "last"))
+    last = found if best["global_step"] == end["global_step"] else evaluate(run, "test", "last")
     record = {
         "experiment": experiment,
         "seed": metrics["seed"],
         "overrides": overrides if study else changing(experiment, overrides),
         **{key: metrics[key] for key in KEPT if key in metrics},
-        "chosen_epoch": chosen,
+        "chosen_epoch": best["epoch"] + 1,
         "test_last": {"accuracy": float((last.true == last.predicted).mean()), "loss": last.loss},
         # Of one image, on the machine that makes the record.
         "latency_ms": 1e3 * median(seconds(Predictor(run), 1, calls=200, warm_up=20)),
