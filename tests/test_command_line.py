@@ -63,7 +63,7 @@ FAULTS = {
     "experiment=cnn_c": (2, ["experiment=cnn_c", "augmentation/mlp", "batch_size/bs100"]),
     "hydra/launcher=slrum": (2, ["hydra/launcher=slrum", "Did you mean slurm? Choices: basic, "]),
     "trainer.accelerator=tpu": (2, ["trainer: ", "torch_xla"]),
-    "+logger=csv": (2, ["+logger=csv: there is a logger already; leave out the plus."]),
+    "+logger=csv": (2, ["+logger=csv: logger is chosen already; leave out the plus."]),
     "+callbacks=early_stopping": (2, ["+callbacks=early_stopping", "leave out the plus."]),
     "modle=cnn_c": (2, ["modle", "Did you mean model?"]),
     "optim.lrr=0.1": (2, ["optim.lrr", "Did you mean lr?", "momentum"]),

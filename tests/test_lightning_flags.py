@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 import math
 import sqlite3
 import warnings
@@ -104,6 +105,27 @@ def test_a_profiler_reports(name: str, fit: Any, caplog: pytest.LogCaptureFixtur
     directory, _, _ = fit(f"+trainer.profiler={name}", "trainer.max_epochs=1")
     assert "run_training_epoch" in caplog.text
     assert "run_training_epoch" in (directory / "train.log").read_text()
+
+
+def test_a_table_of_layers_is_printed_once(fit: Any, caplog: pytest.LogCaptureFixture) -> None:
+    directory, _, _ = fit(f"+callbacks.layers._target_={CALLBACKS}.ModelSummary", "trainer.max_epochs=1")
+    assert (directory / "train.log").read_text().count("Modules in train mode") == 1
+    assert not logging.getLogger("lightning").handlers, "it would say it a second time"
+
+
+def test_a_run_whose_time_is_over_says_so(fit: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    directory, _, rows = fit("+trainer.max_time=00:00:00:01", "trainer.max_epochs=1000")
+    said = f"Stopped early, after epoch {len(rows)} of 1000: the time that it was given is over."
+    assert said in (directory / "train.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("64", "64-true"), ("32", "32-true"), ("bf16", "bf16-mixed"), ("bf16-true", "bf16-true")],
+)
+def test_a_precision_has_one_name(typed: str, meant: str, composed: Any) -> None:
+    assert composed(*SMALL, "model=mlp4", f"trainer.precision={typed}")["trainer"]["precision"] == meant
 
 
 def logged(directory: Path) -> dict[str, list[str]]:

@@ -47,6 +47,15 @@ def test_a_run_has_the_name_that_was_typed() -> None:
         assert yaml.safe_load(answer.stdout)["name"] == name
 
 
+def test_a_pattern_chooses_among_the_options_of_a_group() -> None:
+    """Hydra's glob."""
+    assert list(as_meant(["model=glob(cnn_*)"])) == ["model=glob(cnn_*)"]
+    with pytest.raises(
+        UsageError, match=r"model=glob\(dnn_\*\): no model has such a name\. Choices: block_cnn, "
+    ):
+        list(as_meant(["model=glob(dnn_*)"]))
+
+
 def test_a_name_with_commas_is_still_a_sweep() -> None:
     assert list(as_meant(["name=1,2"])) == ["name=1,2"]
 

@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from filelock import FileLock
@@ -169,6 +170,51 @@ def test_a_run_killed_while_it_is_tested_trains_no_more(
         at_group(patch, 0, lambda: pytest.fail("a step more"))
         run(recipe(name), tmp_path, {}, "", resumed=True)
     assert_same(tmp_path, whole[name])
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_run_keeps_the_steps_of_a_call_that_it_began_with(
+    steps: int, recipe: Any, whole: dict[str, Path], tmp_path: Path
+) -> None:
+    """What it has behind it is counted in calls: with others it would leave batches out, or repeat some."""
+    name = "everything that is random"
+    kill(recipe(name), tmp_path, GROUPS + 2)
+    run(recipe(name) | {"steps_per_execution": steps}, tmp_path, {}, "", resumed=True)
+    assert_same(tmp_path, whole[name])
+    with pytest.raises(UsageError, match="Leave out: steps_per_execution=4"):
+        named_run([f"resume={tmp_path}", "steps_per_execution=4"])
+
+
+ACCUMULATED = {
+    "flag": ("+trainer.accumulate_grad_batches=4",),
+    "callback": (
+        "+callbacks.more._target_=lightning.pytorch.callbacks.GradientAccumulationScheduler",
+        "+callbacks.more.scheduling={0: 4}",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ACCUMULATED)
+def test_a_run_that_accumulates_gradients_is_stopped_behind_a_step(
+    name: str, recipe: Any, tmp_path: Path
+) -> None:
+    """Ten batches an epoch, steps after 4, 8 and 10; gradients in between are in no checkpoint."""
+    config = recipe("everything that is random", *ACCUMULATED[name], "callbacks.resume.every_s=1000")
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    for directory in (whole, stopped):
+        directory.mkdir()
+    run(config, whole, {}, "")
+
+    class Stop(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *arguments: Any) -> None:
+            if arguments[-1] == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        run(config, stopped, {}, "", callbacks=[Stop()])
+    assert torch.load(stopped / "checkpoints" / LAST, weights_only=True)["global_step"] == 2
+    run(config, stopped, {}, "", resumed=True)
+    assert_same(stopped, whole)
 
 
 def test_without_checkpoints_within_epochs_it_goes_on_from_the_last_epoch(
@@ -669,7 +715,15 @@ def test_a_run_goes_on_for_longer_as_if_it_had_been_said_at_first(recipe: Any, t
     [
         (("schedule=cosine",), "depend on the length"),
         (("schedule=onecycle",), "depend on the length"),
-        (("+callbacks.swa._target_=lightning.pytorch.callbacks.StochasticWeightAveraging",), "the length"),
+        (
+            (
+                "+callbacks.swa._target_=lightning.pytorch.callbacks.StochasticWeightAveraging",
+                "+callbacks.swa.swa_lrs=0.01",
+            ),
+            "the length",
+        ),
+        (("callbacks=hard_part",), "HardPart depends on the length"),
+        (("callbacks=low_resolution_first",), "LowResolutionFirst depends on the length"),
     ],
 )
 def test_a_run_that_would_have_gone_another_way_is_not_made_longer(

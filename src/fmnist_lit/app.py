@@ -226,7 +226,7 @@ def message(error: BaseException) -> str:
     if again := re.match(r"(\w+) appears more than once in the final defaults list", said):
         return f"{again[1]}: one is there already. Leave out the plus, or name both: {again[1]}=[...,...]"
     if twice := re.match(r"Multiple values for (\S+)\. .* 'override \S+: (.*)'$", said):
-        return f"+{'='.join(twice.groups())}: there is a {twice[1]} already; leave out the plus."
+        return f"+{'='.join(twice.groups())}: {twice[1]} is chosen already; leave out the plus."
     ambiguous = re.match(r"Ambiguous value for argument '(.*)'$", lines[0]) if lines else None
     return several(ambiguous[1]) if ambiguous else said
 

@@ -133,10 +133,15 @@ class History(Checkpoint):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say that and why training stopped early; Lightning would say nothing."""
         done, wanted = len(self.rows), trainer.max_epochs
-        for one in trainer.early_stopping_callbacks:
-            stopped = one.stopping_reason is not EarlyStoppingReason.NOT_STOPPED
-            if stopped and trainer.is_global_zero and (wanted is None or not 0 <= wanted <= done):
-                log.info("Stopped early, after epoch %d of %s: %s.", done, wanted, self.why(one))
+        if not trainer.is_global_zero or (wanted is not None and 0 <= wanted <= done):
+            return
+        early = trainer.early_stopping_callbacks
+        why = [self.why(one) for one in early if one.stopping_reason is not EarlyStoppingReason.NOT_STOPPED]
+        timers = [one for one in trainer.callbacks if isinstance(one, callbacks.Timer)]  # type: ignore[attr-defined]
+        if any((left := one.time_remaining()) is not None and left <= 0 for one in timers):
+            why.append("the time that it was given is over")
+        for reason in why:
+            log.info("Stopped early, after epoch %d of %s: %s.", done, wanted, reason)
 
     def why(self, early: callbacks.EarlyStopping) -> str:
         """Say what a metric was when training stopped, and its best value and epoch."""
@@ -283,6 +288,11 @@ class ResumeCheckpoint(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Restore, and let signals wait for the end of a step from now on."""
         self.device = pl_module.device
+        for one in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(
+                one, callbacks.GradientAccumulationScheduler
+            ):  # an epoch's start does not come again
+                one.on_train_epoch_start(trainer)
         self.restore_random(trainer.global_rank, trainer.world_size)
         self.saved = time.monotonic()
         self.signals.own()  # Lightning has put its own handlers before ours; they would end the run unsaved
@@ -300,8 +310,11 @@ class ResumeCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save if it is time to; after the last batch of an epoch wait for the epoch's end."""
-        if trainer.is_last_batch:
+        """Save if it is time to; after the last batch of an epoch wait for the epoch's end.
+
+        Gradients that are accumulated for a later step are in no checkpoint: wait for that step, too.
+        """
+        if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         stop, due = self.agree()
         if stop or due:

@@ -92,6 +92,7 @@ class Classifier(L.LightningModule):
         self.classes, self.outputs, self.about = tuple(classes), outputs, tuple(about)
         self.still = list(still)
         self.label_smoothing, self.tta_flip = label_smoothing, tta_flip
+        self.steps_per_execution = steps_per_execution
         self.automatic_optimization = steps_per_execution == 1
         self.compiled: Callable[[Tensor], Tensor] | None = None
         if compiled:  # a function: what is made of a module would be a second name of its weights
@@ -263,8 +264,9 @@ class Classifier(L.LightningModule):
             schedule["scheduler"].step()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the classes' names, for readers, and what each process has counted so far."""
+        """Keep the classes' names, for readers, steps, and what each process has counted so far."""
         checkpoint["classes"] = list(self.classes)
+        checkpoint["steps_per_execution"] = self.steps_per_execution
         counted = self.metrics_of("train").items(keep_base=True, copy_state=False)
         checkpoint["train_metrics"] = gathered({name: dict(one.metric_state) for name, one in counted})
 

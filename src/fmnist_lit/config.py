@@ -48,7 +48,6 @@ MAY_CHANGE = (
     "trainer.strategy",
     "trainer.accelerator",
     "threads",
-    "steps_per_execution",
     "data.eval_batch_size",
     "data.images.folder",
     "callbacks.resume.every_s",
@@ -56,6 +55,8 @@ MAY_CHANGE = (
 )
 # Paths that are meant from the folder of the command line, wherever the run is read later.
 PATHS = ("output_dir", "init_from", "data.images.folder", "data.images.source")
+# Lightning's other names of precisions; all that asks for one knows it by the first.
+PRECISIONS = {"16": "16-mixed", "32": "32-true", "64": "64-true", "bf16": "bf16-mixed"}
 # Arguments of an earlier augmentation, and what changes nothing.
 OLD_AFFINE = {"shift": 0, "flip": 0.0, "rotation": 0.0, "zoom": 0.0}
 # Keys of earlier versions and what they are called now; None: gone.
@@ -138,6 +139,9 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
     """Return the config as plain containers, all resolved, paths absolute, without Hydra's own node."""
     bare = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     plain: Any = OmegaConf.to_container(bare, resolve=True, throw_on_missing=True)
+    flags = plain["trainer"]
+    if isinstance(flags, dict) and str(flags.get("precision")) in PRECISIONS:
+        flags["precision"] = PRECISIONS[str(flags["precision"])]
     return with_absolute_paths(plain)
 
 

@@ -115,7 +115,13 @@ class FastBiases(L.Callback):
 
 
 class EpochArrangement(L.Callback):
-    """Arranges the training images anew at the start of an epoch, and where a stopped run goes on."""
+    """Arranges the training images anew at the start of an epoch, and where a stopped run goes on.
+
+    Attributes:
+        needs_length: what it does depends on how many epochs there are: no run may be made longer.
+    """
+
+    needs_length = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Arrange those of the epoch that goes on."""
@@ -173,6 +179,8 @@ class LowResolutionFirst(EpochArrangement):
         side: of them, in pixels.
     """
 
+    needs_length = True
+
     def __init__(self, until: OpenShare, side: Annotated[int, Field(ge=8, le=27)]) -> None:
         self.until, self.side = until, side
         self.changes: tuple[Change, ...] | None = None  # of images of full size
@@ -221,6 +229,8 @@ class HardPart(EpochArrangement):
         easiest: share of the images, those with the smallest losses, that is left out.
         noise: share with the largest losses that is left out: labels that are wrong, as a rule.
     """
+
+    needs_length = True
 
     def __init__(self, after: OpenShare, easiest: Share, noise: Share = 0.0) -> None:
         if easiest + noise >= 1:

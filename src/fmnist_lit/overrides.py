@@ -9,7 +9,7 @@ from textwrap import fill
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
@@ -105,6 +105,12 @@ def require_option(group: str, override: Override) -> None:
     Raises:
         UsageError: it names nothing.
     """
+    if isinstance(pattern := override.value(), Glob):
+        if not group.startswith("hydra/") and not pattern.filter(options(group)):
+            raise UsageError(
+                f"{override.input_line}: no {group} has such a name. {choices('', options(group))}"
+            )
+        return
     swept = override.is_discrete_sweep()
     for value in override.sweep_iterator() if swept else [override.value()]:
         names = value if isinstance(value, list) else [value]

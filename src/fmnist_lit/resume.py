@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from fmnist_lit.build import TARGET, TARGET_TFLOP, TRUSTED, is_inside
+from fmnist_lit.build import TARGET, TARGET_TFLOP, TRUSTED, is_inside, target_of
 from fmnist_lit.config import (
     MAY_CHANGE,
     foreign_packages,
@@ -104,11 +104,11 @@ def resume(directory: Path, trust: Sequence[str] = (), changed: Sequence[str] = 
 
     try:
         config, (choices, command) = read_config(directory), read_origin(directory)
-        if longer:
-            require_same_way(config, trust)
         config = with_changes(config, changed)
         require_trusted(config, BUILT_FROM, trust)
         check(config, (*BUILT_FROM, *trust))
+        if longer:
+            require_same_way(config, trust)
         require_no_places(config, trust)
     except UserError as error:
         raise UsageError(f"resume={directory}: {error}") from error
@@ -149,7 +149,7 @@ def require_same_way(config: Mapping[str, Any], trust: Sequence[str]) -> None:
     """Refuse to make a run longer that would have gone another way from the start.
 
     Raises:
-        UsageError: its rates or its average depend on its length.
+        UsageError: its rates, or what a callback does, depend on its length.
     """
     from fmnist_lit.schedules import needs_length
 
@@ -157,12 +157,10 @@ def require_same_way(config: Mapping[str, Any], trust: Sequence[str]) -> None:
         raise UsageError(f"trainer.max_epochs: this run's length is trainer.{TARGET_TFLOP}.")
     if needs_length(config["schedule"], (*BUILT_FROM, *trust)):
         raise UsageError("trainer.max_epochs: its schedule's rates depend on the length of the whole run.")
-    if any(
-        node and node[TARGET].endswith("StochasticWeightAveraging") for node in config["callbacks"].values()
-    ):
-        raise UsageError(
-            "trainer.max_epochs: StochasticWeightAveraging depends on the length of the whole run."
-        )
+    for name, node in config["callbacks"].items():
+        kind = node and target_of(node, f"callbacks.{name}", (*BUILT_FROM, *trust))
+        if kind and (kind.__name__ == "StochasticWeightAveraging" or getattr(kind, "needs_length", False)):
+            raise UsageError(f"trainer.max_epochs: {kind.__name__} depends on the length of the whole run.")
 
 
 def require_no_places(config: Mapping[str, Any], trust: Sequence[str]) -> None:

@@ -188,8 +188,9 @@ def train_and_test(
     L.seed_everything(config["seed"], verbose=False)
     code = {"versions": provenance.versions(), "commit": provenance.commit()}  # while it is what runs
     named = build_callbacks(config, directory=directory, signals=signals, computed=computed(config))
-    steps = steps_per_execution(config, [*callbacks, *named])
     checkpoint, kept = latest_valid(directory) if resumed else (None, {})
+    # A run keeps its number: what it has behind it is counted in calls.
+    steps = kept.get("steps_per_execution") or steps_per_execution(config, [*callbacks, *named])
     classifier = build_classifier(config, images.classes, steps, is_new=checkpoint is None, compiled=compiled)
     data = build_data(config, steps, images, classifier.outputs)
     history = History(directory / "history.csv")

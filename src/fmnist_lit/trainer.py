@@ -114,7 +114,9 @@ def quiet_lightning() -> None:
         logger.setLevel(logging.WARNING)
         logger.handlers.clear()  # what it does say is for the terminal and train.log, as all else
         logger.propagate = True
-    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # a report that was asked for
+    logging.getLogger("lightning").handlers.clear()  # which would say it a second time
+    for asked in ("profilers", "callbacks"):  # a report, or a table of layers
+        logging.getLogger(f"lightning.pytorch.{asked}").setLevel(logging.INFO)
     for category in (DeprecationWarning, FutureWarning):
         warnings.filterwarnings("ignore", category=category, module=r"lightning\.")
     warnings.filterwarnings("ignore", message=f"(?s).*({'|'.join(NO_FAULTS)})")
@@ -242,6 +244,8 @@ def try_trainer(config: Mapping[str, Any]) -> None:
         raise UsageError(f"callbacks: {mute[0]} needs a logger: logger=csv, say, or leave it out.")
     arguments = trainer_settings(config["trainer"])
     require_precision(arguments)
+    if arguments.get("barebones"):
+        raise UsageError("trainer.barebones=true: a run keeps checkpoints and its history. Leave it out.")
     if arguments.get("accelerator", "auto") in ("auto", "gpu", "cuda"):
         arguments |= {"accelerator": "cpu", "precision": "32-true"}
     with trainer_faults():
