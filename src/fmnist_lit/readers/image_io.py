@@ -26,6 +26,7 @@ MOST_PIXELS = 50_000_000  # of a picture; a small file may claim any number
 FEWER_BITS = 2**13  # a picture of 16 bits whose values end below it holds 8, 10 or 12
 MOST_IMAGES = 100_000  # of an IDX file
 GZIP_MAGIC, IDX_MAGIC = b"\x1f\x8b", b"\x00\x00\x08"
+CENTRED = (0.49, 0.49)  # an odd pixel more goes to the right and below
 NOTHING = "nothing of a garment is left"
 
 
@@ -173,14 +174,8 @@ def fitted(grey: np.ndarray) -> np.ndarray | None:
     if grey.shape == (SIDE, SIDE):
         return grey
     ground = int(np.median([grey[0, 0], grey[0, -1], grey[-1, 0], grey[-1, -1]]))
-    garment = np.abs(grey.astype(np.int16) - ground) > TRIM
-    rows, columns = (np.flatnonzero(garment.any(axis)) for axis in (1, 0))
-    if len(rows):
-        grey = grey[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    if min(grey.shape) * SIDE < max(grey.shape):
+    garment = Image.fromarray(np.abs(grey.astype(np.int16) - ground) > TRIM)
+    trimmed = Image.fromarray(grey).crop(garment.getbbox())  # None, where nothing stands out: all of it
+    if min(trimmed.size) * SIDE < max(trimmed.size):
         return None
-    height, width = (round(edge / max(grey.shape) * SIDE) for edge in grey.shape)
-    scaled = Image.fromarray(grey).resize((width, height), Image.Resampling.LANCZOS)
-    canvas = Image.new("L", (SIDE, SIDE), ground)
-    canvas.paste(scaled, ((SIDE - scaled.width) // 2, (SIDE - scaled.height) // 2))
-    return np.array(canvas)
+    return np.array(ImageOps.pad(trimmed, (SIDE, SIDE), Image.Resampling.LANCZOS, ground, CENTRED))
