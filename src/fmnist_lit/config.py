@@ -168,8 +168,8 @@ def read_config(run: Path) -> dict[str, Any]:
 def foreign_packages(config: Mapping[str, Any], known: Sequence[str]) -> list[str]:
     """Return the packages, other than those known, that a run's classes come from."""
     targets = [str(value) for key, value in leaves(config) if key.endswith(f".{TARGET}")]
-    names = [target for target in targets if "." in target and not is_inside(target, known)]
-    return sorted({name.partition(".")[0] for name in names})
+    named = [target.split(".") for target in targets if "." in target and not is_inside(target, known)]
+    return sorted({name[0] for name in named if all(map(str.isidentifier, name))})
 
 
 def require_trusted(config: Mapping[str, Any], known: Sequence[str], trust: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """Reads a finished run: its config, its model with the trained weights, its images. No training path here."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fmnist_lit.build import TARGET, TRUSTED, build, check_node, checked, trainer_arguments
-from fmnist_lit.config import Config, check_whole, chosen_by, leaves, read_config, require_trusted
+from fmnist_lit.config import Config, check_whole, chosen_by, foreign_packages, read_config, require_trusted
 from fmnist_lit.data.datamodule import DataModule
 from fmnist_lit.data.dataset import CLASSES, PIXEL_MEAN, PIXEL_STD, Images
 from fmnist_lit.data.sources import Unavailable, recorded, stored
@@ -47,7 +47,7 @@ def checked_config(run: Path, trust: Sequence[str] | None) -> dict[str, Any]:
         if trust is not None:
             require_trusted({group: config[group] for group in NODES}, TRUSTED, trust)
         for group in NODES:
-            if trust is None and is_foreign(config[group]):
+            if trust is None and foreign_packages({group: config[group]}, TRUSTED):
                 continue
             check_node(config[group], group, trusted)
             if group == "optim":  # some refuse values that their signatures allow
@@ -55,13 +55,6 @@ def checked_config(run: Path, trust: Sequence[str] | None) -> dict[str, Any]:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     return config
-
-
-def is_foreign(node: Mapping[str, Any]) -> bool:
-    """Whether a node names a class of somebody's own."""
-    targets = [str(value) for key, value in leaves(node) if key.split(".")[-1] == TARGET]
-    named = [target for target in targets if "." in target and all(map(str.isidentifier, target.split(".")))]
-    return any(not target.startswith(tuple(f"{package}." for package in TRUSTED)) for target in named)
 
 
 class RunDirectory:
