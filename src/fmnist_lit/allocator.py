@@ -16,10 +16,6 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether there is glibc and it agreed.
     """
-    if sys.platform != "linux":
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     settings = ((M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 64 * MIB), (M_MMAP_THRESHOLD, 32 * MIB))
-    return all(mallopt(key, value) for key, value in settings)
+    return mallopt is not None and all(mallopt(key, value) for key, value in settings)

@@ -135,7 +135,7 @@ class Classifier(L.LightningModule):
         steps = self.trainer.estimated_stepping_batches
         if not self.automatic_optimization:  # Lightning counts calls, not steps
             loader: Any = self.trainer.train_dataloader
-            steps = loader.steps * (self.trainer.max_epochs or 1)
+            steps = len(loader.batches) * (self.trainer.max_epochs or 1)
         self.schedule = as_lightning(self.make_schedule(optimizer, int(steps)))
         if self.schedule is None:
             return optimizer

@@ -92,17 +92,13 @@ class DataModule(L.LightningDataModule):
             if len(pixels)
         }
 
-    def epoch(self) -> int:
-        """Return the trainer's epoch, 0 without a trainer."""
-        return self.trainer.current_epoch if self.trainer else 0
-
     def batches(self, split: str, batch_size: int, **others: Any) -> BatchLoader:
         """Return a split's batches, by the facts that all splits share."""
         return BatchLoader(
             *self.splits[split],
             batch_size,
             self.normalization,
-            epoch=self.epoch,
+            epoch=lambda: self.trainer.current_epoch if self.trainer else 0,
             rank=self.rank,
             world_size=self.world_size,
             statistics=self.images.statistics,

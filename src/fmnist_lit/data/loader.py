@@ -157,17 +157,12 @@ class TrainLoader:
         self.batches, self.steps_per_execution = batches, steps_per_execution
         self.handed_out = self.skip = 0  # of this epoch; those that a resumed run has behind it
 
-    @property
-    def steps(self) -> int:
-        """Batches of an epoch."""
-        return len(self.batches)
-
     def __len__(self) -> int:
-        return math.ceil(self.steps / self.steps_per_execution)
+        return math.ceil(len(self.batches) / self.steps_per_execution)
 
     def __iter__(self) -> Iterator[Batch | Shard | Group]:
         self.handed_out, self.skip = self.skip, 0
-        order, numbers = self.batches.order(), range(self.steps)
+        order, numbers = self.batches.order(), range(len(self.batches))
         while self.handed_out < len(self):
             first = self.handed_out * self.steps_per_execution
             self.handed_out += 1

@@ -18,8 +18,6 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from fmnist_lit.constraints import Text
 from fmnist_lit.data import idx
 from fmnist_lit.data.dataset import Images
@@ -97,7 +95,8 @@ def has_files(folder: Path) -> bool:
 
 def in_memory(files: Contents) -> Images:
     """Turn the four files into tensors."""
-    train, train_labels, test, test_labels = (parse_idx(files[name]) for name in MD5)
+    tensors = (idx.parse_idx(io.BytesIO(files[name]), files[name][3]) for name in MD5)
+    train, train_labels, test, test_labels = tensors
     return Images(train, train_labels, test, test_labels)
 
 
@@ -287,8 +286,3 @@ def call(folder: Path, *command: str) -> None:
     except subprocess.CalledProcessError as error:
         words = (error.stderr or error.stdout).strip().splitlines() or [f"exit status {error.returncode}"]
         raise Unavailable(f"{command[0]}: {words[-1]}") from error
-
-
-def parse_idx(content: bytes) -> torch.Tensor:
-    """Turn a whole IDX file of images or labels into a uint8 tensor of its shape."""
-    return idx.parse_idx(io.BytesIO(content), content[3])
