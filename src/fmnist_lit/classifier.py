@@ -331,9 +331,7 @@ class Classifier(L.LightningModule):
 
     def metrics_of(self, split: str) -> MetricCollection:
         """Return the metrics of a split."""
-        metrics = self.metrics[f"{split}_"]
-        assert isinstance(metrics, MetricCollection)
-        return metrics
+        return cast(MetricCollection, self.metrics[f"{split}_"])
 
     def count(self, split: str, answers: list[Answer]) -> Tensor:
         """Update a split's metrics once with the answers to some batches; return their losses."""

@@ -65,8 +65,7 @@ class WhitenedStem(L.Callback):
         if stage != "fit":
             return
         images = next(iter(all_training_images(trainer)))[0]
-        model: Any = pl_module.model
-        layer = convolution_of_images(model)
+        layer = convolution_of_images(pl_module)
         filters = whitening_filters(images, layer.kernel_size[0])
         if layer.out_channels != 2 * len(filters):
             raise UsageError(

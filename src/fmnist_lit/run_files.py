@@ -65,14 +65,6 @@ class Metrics(BaseModel):
     statistics: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=2, max_length=2)] = []
 
 
-class Failure(BaseModel):
-    """What failure.json says."""
-
-    model_config = FACTS
-
-    reason: Line
-
-
 def run_of(path: Path) -> Path:
     """Return the run directory that a path in it, or its name alone, stands for; else the path."""
     places = [*path.parents, Path("outputs", "runs", path.name)]
@@ -228,7 +220,6 @@ def why_unfinished(run: Path) -> str | None:
     if not path.exists():
         return "unfinished"
     try:
-        reason = read_facts(path, read_json(path), Failure)["reason"]
-    except UserError:
+        return f"failed: {printable(' '.join(read_json(path)['reason'].split()))}"
+    except (UserError, LookupError, TypeError, AttributeError):
         return "failed: failure.json is damaged"
-    return f"failed: {printable(' '.join(reason.split()))}"

@@ -26,6 +26,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from fmnist_lit.build import (
     TARGET,
@@ -177,8 +178,7 @@ def looks_at_batches(callback: L.Callback) -> bool:
     """Whether a callback is called around a batch or a step, of which it expects one."""
     if type(callback).__module__.startswith("fmnist_lit.") or isinstance(callback, PER_EPOCH):
         return False
-    hooks = ((getattr(callback, name), getattr(L.Callback, name)) for name in BATCH_HOOKS)
-    return any(getattr(hook, "__func__", hook) is not empty for hook, empty in hooks)
+    return any(is_overridden(name, callback) for name in BATCH_HOOKS)
 
 
 def steps_per_execution(config: Mapping[str, Any], callbacks: Sequence[L.Callback]) -> int:
