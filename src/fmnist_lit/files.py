@@ -212,14 +212,11 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     """
     folder.parent.mkdir(exist_ok=True)
     remove_parts(folder.parent, folder.name, LEFT_S)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=PART, dir=folder.parent))
-    try:
-        yield temporary
+    begins = f".{folder.name}."
+    with tempfile.TemporaryDirectory(PART, begins, folder.parent, ignore_cleanup_errors=True) as temporary:
+        yield Path(temporary)
         with suppress(OSError):  # exFAT knows no modes
-            temporary.chmod(0o755)
+            os.chmod(temporary, 0o755)
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
