@@ -139,20 +139,17 @@ def reliability_plot(confidence: np.ndarray, correct: np.ndarray, bins: int) -> 
     figure = Figure(figsize=(5, 6))
     upper, lower = figure.subplots(2, height_ratios=(3, 1), sharex=True)
     edges = np.linspace(0, 1, bins + 1)
-    place = np.digitize(confidence, edges[1:-1])
-    counts = np.bincount(place, minlength=bins)
-    filled = np.flatnonzero(counts)
-    means = np.bincount(place, confidence, bins)[filled] / counts[filled]
-    right = np.bincount(place, correct, bins)[filled].astype(int)
-    shares = right / counts[filled]
-    tests = map(binomtest, right, counts[filled])
+    table = DataFrame({"confidence": confidence, "right": correct})
+    filled = table.groupby(np.digitize(confidence, edges[1:-1]))
+    means, shares = filled["confidence"].mean(), filled["right"].mean()
+    tests = map(binomtest, filled["right"].sum(), filled.size())
     low, high = np.array([test.proportion_ci(method="wilson") for test in tests]).T
     upper.plot([0, 1], [0, 1], color="gray", linestyle="--", label="perfectly calibrated")
     bars = np.maximum([shares - low, high - shares], 0)
     upper.errorbar(means, shares, yerr=bars, fmt="o-", capsize=2, label="this model, 95% interval")
     upper.set(ylabel="share of right answers", title=f"Reliability of {len(confidence):,} answers")
     upper.legend()
-    lower.bar(edges[:-1], counts, width=1 / bins, align="edge", color=BLUE)
+    lower.hist(confidence, edges, color=BLUE)
     lower.set(yscale="log", ylabel="images", xlabel="confidence")
     return figure
 
