@@ -112,9 +112,7 @@ def locate(target: str, key: str = TARGET) -> Any:
     path = ""
     for part in target.split("."):
         inside, longer = found, f"{path}.{part}".lstrip(".")
-        found = getattr(inside, part, None)
-        if found is None:
-            found = module_named(longer)
+        found = getattr(inside, part, None) or module_named(longer)
         if found is None:
             raise UsageError(f"{key}={target}: {path or 'Python'} has no {part}. {near(part, inside)}")
         path = longer

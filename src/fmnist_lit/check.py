@@ -15,6 +15,7 @@ from fmnist_lit.build import (
     TARGET,
     arguments_model,
     build,
+    build_group,
     check_node,
     checked,
     is_inside,
@@ -78,11 +79,9 @@ def try_out(config: Mapping[str, Any], trusted: Sequence[str] | None) -> None:
     Raises:
         UsageError: one of them refuses its arguments.
     """
-    for key, node in nodes(config):
-        if key.startswith(("augment.", "metrics.")):
-            built = build(node, key, trusted=trusted, classes=10)
-            if key.startswith("metrics."):
-                try_metric(built, key.removeprefix("metrics."), node.get("num_classes") or 10)
+    build_group(config, "augment", trusted=trusted, classes=10)
+    for name, metric in build_group(config, "metrics", trusted=trusted, classes=10).items():
+        try_metric(metric, name, config["metrics"][name].get("num_classes") or 10)
     with torch.device("meta"):
         freeze(build(config["model"], "model", trusted=trusted, classes=10), config["freeze"])
     optimizer = build(config["optim"], "optim", [torch.nn.Parameter(torch.zeros(1))], trusted=trusted)
