@@ -107,7 +107,7 @@ def test_a_profiler_reports(name: str, fit: Any, caplog: pytest.LogCaptureFixtur
     assert "run_training_epoch" in (directory / "train.log").read_text()
 
 
-def test_a_table_of_layers_is_printed_once(fit: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_table_of_layers_is_printed_once(fit: Any) -> None:
     directory, _, _ = fit(f"+callbacks.layers._target_={CALLBACKS}.ModelSummary", "trainer.max_epochs=1")
     assert (directory / "train.log").read_text().count("Modules in train mode") == 1
     assert not logging.getLogger("lightning").handlers, "it would say it a second time"

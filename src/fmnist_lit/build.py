@@ -112,7 +112,8 @@ def locate(target: str, key: str = TARGET) -> Any:
     path = ""
     for part in target.split("."):
         inside, longer = found, f"{path}.{part}".lstrip(".")
-        found = getattr(inside, part, None) or module_named(longer)
+        found = getattr(inside, part, None)  # which may be false, or empty
+        found = module_named(longer) if found is None else found
         if found is None:
             raise UsageError(f"{key}={target}: {path or 'Python'} has no {part}. {near(part, inside)}")
         path = longer

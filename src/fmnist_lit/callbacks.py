@@ -288,10 +288,9 @@ class ResumeCheckpoint(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Restore, and let signals wait for the end of a step from now on."""
         self.device = pl_module.device
-        # It sets its number at an epoch's start, which does not come again.
         for one in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(one, callbacks.GradientAccumulationScheduler):
-                one.on_train_epoch_start(trainer)
+                one.on_train_epoch_start(trainer)  # it sets its number there, which does not come again
         self.restore_random(trainer.global_rank, trainer.world_size)
         self.saved = time.monotonic()
         self.signals.own()  # Lightning has put its own handlers before ours; they would end the run unsaved

@@ -264,7 +264,7 @@ class Classifier(L.LightningModule):
             schedule["scheduler"].step()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the classes' names, for readers, steps, and what each process has counted so far."""
+        """Keep the classes' names, for readers, the steps of a call, and what each process has counted."""
         checkpoint["classes"] = list(self.classes)
         checkpoint["steps_per_execution"] = self.steps_per_execution
         counted = self.metrics_of("train").items(keep_base=True, copy_state=False)

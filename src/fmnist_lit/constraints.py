@@ -38,9 +38,9 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Text = Annotated[str, Field(min_length=1)]
 AtLeastOne = Annotated[float, Field(ge=1)]
 FolderName = Annotated[str, AfterValidator(folder_name)]
-# A number of batches, or a share of them.
+# A number of batches, or a share of them; nobody trains on none.
 SomeBatches = Natural | Probability
-Batches = Count | Annotated[float, Field(gt=0, le=1)]
+TrainBatches = Count | Annotated[float, Field(gt=0, le=1)]
 
 # What the signatures of PyTorch and Lightning leave out, by argument.
 LIMITS = {
@@ -54,7 +54,7 @@ LIMITS = {
     "gradient_clip_algorithm": Literal["norm", "value"] | None,
     "gradient_clip_val": NotNegative | None,
     "limit_test_batches": SomeBatches | None,
-    "limit_train_batches": Batches | None,
+    "limit_train_batches": TrainBatches | None,
     "limit_val_batches": SomeBatches | None,
     "lr": Positive,
     "max_epochs": Count,

@@ -95,6 +95,7 @@ def has_files(folder: Path) -> bool:
 
 def in_memory(files: Contents) -> Images:
     """Turn the four files into tensors."""
+    # The fourth byte of an IDX file says how many dimensions it has.
     tensors = (idx.parse_idx(io.BytesIO(files[name]), files[name][3]) for name in MD5)
     train, train_labels, test, test_labels = tensors
     return Images(train, train_labels, test, test_labels)
